@@ -17,7 +17,8 @@ def test_every_package_is_listed() -> None:
 
 
 def test_every_dependency_is_pinned_once() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
     pinned = [line.partition("==")[0] for line in lines]
     assert len(pinned) == len(set(pinned))

@@ -1,0 +1,1 @@
+"""Reinforcement learning as a source of samples: environments, collection, and the way to factors."""

@@ -1,0 +1,108 @@
+"""Observation and action spaces: which are supported, how they flatten, and whether a value belongs to one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+from pgkit.errors import UsageError
+
+Observation = np.ndarray | dict[str, np.ndarray]
+"""A batch of observations `[N, *obs]`; a Dict or Tuple space gives a flat dict, keys joined by `/`."""
+
+
+def leaves(space: Space[Any]) -> dict[str, Space[Any]]:
+    """Returns the Box and discrete spaces inside `space`, by name, in the order of the space.
+
+    Keys of a Dict are joined by `/`, entries of a Tuple are numbered; a plain space is its own leaf, named "".
+
+    Raises: UsageError naming a space that is not supported, or two entries that would share a name.
+    """
+    if isinstance(space, Box | Discrete | MultiDiscrete | MultiBinary):
+        return {"": space}
+    if not isinstance(space, Dict | Tuple):
+        raise UsageError(
+            f"env.id: an observation space {type(space).__name__}, "
+            "expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
+        )
+    flat: dict[str, Space[Any]] = {}
+    for key, inner in space.items() if isinstance(space, Dict) else enumerate(space.spaces):
+        for name, leaf in leaves(inner).items():
+            path = f"{key}/{name}" if name else str(key)
+            if path in flat:
+                raise UsageError(f"env.id: two entries of its observation space are both called {path}, expected one")
+            flat[path] = leaf
+    if not flat:
+        raise UsageError(f"env.id: an observation space {space} without entries, expected at least one")
+    return flat
+
+
+def flattener(space: Space[Any]) -> Callable[[Any], Observation]:
+    """Returns the function from a batch as the environment gives it to fresh arrays, in the dtype of the space."""
+    if not isinstance(space, Dict | Tuple):
+        dtype = space.dtype
+        return lambda batch: np.array(batch, dtype=dtype)
+    entries: Iterable[tuple[Any, Space[Any]]] = space.items() if isinstance(space, Dict) else enumerate(space.spaces)
+    parts = [(key, flattener(inner)) for key, inner in entries]
+
+    def flatten(batch: Any) -> Observation:
+        flat: dict[str, np.ndarray] = {}
+        for key, inner in parts:
+            value = inner(batch[key])
+            if isinstance(value, dict):
+                flat.update({f"{key}/{name}": array for name, array in value.items()})
+            else:
+                flat[str(key)] = value
+        return flat
+
+    return flatten
+
+
+def check_action_space(space: Space[Any]) -> None:
+    """Returns nothing.
+
+    Raises: UsageError for anything but Discrete (with any start) and Box (bounded or not).
+    """
+    if not isinstance(space, Box | Discrete):
+        raise UsageError(
+            f"env.id: an action space {type(space).__name__}, expected Discrete or Box (others are not supported yet)"
+        )
+
+
+def mismatch(space: Space[Any], value: Any) -> str | None:
+    """Returns how `value` differs in structure, shape or dtype from what `space` promises, None where it does not.
+
+    Bounds of a Box are not looked at: many environments state nominal ones.
+    """
+    if isinstance(space, Discrete):
+        if not isinstance(value, int | np.integer) and not (isinstance(value, np.ndarray) and value.ndim == 0):
+            return f"{type(value).__name__} {value!r}, expected an integer of {space}"
+        return None if 0 <= value - space.start < space.n else f"{value}, expected an integer of {space}"
+    if isinstance(space, Dict):
+        if not isinstance(value, dict) or value.keys() != space.spaces.keys():
+            got = sorted(value) if isinstance(value, dict) else type(value).__name__
+            return f"{got}, expected a dict with keys {list(space.spaces)}"
+        return _first_mismatch((key, space[key], value[key]) for key in space.spaces)
+    if isinstance(space, Tuple):
+        if not isinstance(value, tuple) or len(value) != len(space.spaces):
+            return f"{type(value).__name__}, expected a tuple of {len(space.spaces)}"
+        return _first_mismatch((index, space[index], item) for index, item in enumerate(value))
+    if not isinstance(value, np.ndarray | np.generic):
+        return f"{type(value).__name__}, expected an array of shape {space.shape}"
+    if value.shape != space.shape:
+        return f"shape {value.shape}, expected {space.shape}"
+    if space.dtype is not None and not np.can_cast(value.dtype, space.dtype):
+        return f"dtype {value.dtype}, expected {space.dtype}"
+    return None
+
+
+def _first_mismatch(entries: Any) -> str | None:
+    for key, inner, item in entries:
+        found = mismatch(inner, item)
+        if found is not None:
+            return f"{key}: {found}"
+    return None

@@ -1,0 +1,68 @@
+"""The first and the last words of a run: what it is, what came of it, where things are."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DASHBOARD = "http://127.0.0.1:6006/#custom_scalars"
+
+
+def header_line(*, env: str, agent: str, vectorization: str, num_lanes: int, num_parameters: int, folder: Path) -> str:
+    """Returns what is about to run, in one line."""
+    lanes = f"{num_lanes} {vectorization} {'lane' if num_lanes == 1 else 'lanes'}"
+    return f"{env} · {agent} · {lanes} · {num_parameters:,} parameters · {shorten(folder)}"
+
+
+def closing_block(summary: Mapping[str, Any], folder: Path) -> str:
+    """Returns the result of a run, read from its summary, and the one command that opens the dashboard."""
+    steps, updates, episodes = (f"{summary[key]:,}" for key in ("env_steps", "updates", "episodes"))
+    lines = [
+        f"{summary['status']}: {steps} steps, {episodes} episodes, {updates} updates"
+        f" in {summary['wall_seconds']:.1f} s ({summary['train_cpu_seconds']:.1f} s of processor time)",
+        f"  return      {_outcome(summary)}",
+        *(f"  evaluation  {_evaluation(name, result)}" for name, result in (summary["eval"] or {}).items()),
+        f"  results     {shorten(folder)}",
+        f"  dashboard   {dashboard_command(folder)}",
+        f"              then open {DASHBOARD}",
+    ]
+    if summary["metrics_incomplete"]:
+        lines.insert(-3, "  metrics     incomplete: the disk failed while they were written")
+    return "\n".join(lines)
+
+
+def dashboard_command(folder: Path) -> str:
+    """Returns the command that serves the run on this machine alone; it can be pasted wherever the run was started."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    found = shutil.which("tensorboard")
+    # Without an activated environment the bare name would be missing, or another one's.
+    same = found is not None and Path(found).resolve() == beside.resolve()
+    program = "tensorboard" if same or not beside.exists() else shorten(beside)
+    return f"{program} --logdir {shlex.quote(shorten(folder))} --host 127.0.0.1"
+
+
+def shorten(path: Path) -> str:
+    """Returns the path relative to the working folder where it lies inside, else as it is."""
+    absolute, here = Path(os.path.abspath(path)), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
+def _outcome(summary: Mapping[str, Any]) -> str:
+    mean, goal = summary["return_mean_100"], summary["reward_threshold"]
+    if mean is None:
+        return "no finished episode"
+    text = f"{mean:.1f}, mean of the last {min(100, summary['episodes'])} training episodes"
+    if goal is None:
+        return text
+    solved = summary["solved_at_steps"]
+    return f"{text}; goal {goal:g} " + ("not reached" if solved is None else f"reached at {solved:,} steps")
+
+
+def _evaluation(name: str, result: Mapping[str, Any]) -> str:
+    interval = "" if result["low"] is None else f" [{result['low']:.1f}, {result['high']:.1f}]"
+    return f"{name} {result['mean']:.1f}{interval}, {result['episodes']} episodes"

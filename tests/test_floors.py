@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
-    "types options errors config",
+    "types options errors schema config",
     "core",
     "estimators baselines critics weights returns updates policies diagnostics loggers",
     "rl vi blackbox problems",
@@ -22,7 +22,7 @@ STOREYS = (
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms.split()}
 SHARED = (0, 5)
 """Floors of single files, which may know each other; on the others neighbours meet through types.py alone."""
-LIGHT = ("errors", "options", "config", "app", "train", "evaluate")
+LIGHT = ("errors", "options", "schema", "config", "app", "train", "evaluate")
 """What answers a mistake on the command line in under two seconds, hence without torch."""
 LONGEST = 250
 

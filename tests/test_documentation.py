@@ -1,0 +1,81 @@
+"""What the documents say is there, is there: links, options, tags and the Python example."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/metrics.md", "experiments/README.md")
+AREAS = "return|episode|gradient|policy|baseline|critic|update|time|steps"
+TAG = re.compile(rf"(?:{AREAS})/[a-z_0-9]+")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def dead_links(text: str, folder: Path) -> list[str]:
+    """Returns the relative links that lead nowhere."""
+    targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", text)
+    return [target for target in targets if "://" not in target and not (folder / target).exists()]
+
+
+def row_of(group: str, text: str) -> str:
+    """Returns the line of a table that begins with a group's name."""
+    return next((line for line in text.splitlines() if line.startswith(f"| `{group}` |")), "")
+
+
+def logged_tags() -> set[str]:
+    """Returns every literal in the package that has the form of a tag."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "pgkit").rglob("*.py")]
+    words = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return {word for word in words if isinstance(word, str) and TAG.fullmatch(word)}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_link_is_dead(name: str) -> None:
+    assert not dead_links(read(name), (ROOT / name).parent)
+
+
+def test_the_search_for_dead_links_bites() -> None:
+    assert dead_links("[a](nowhere.md#part)", ROOT) == ["nowhere.md"]
+    assert not dead_links("[a](README.md#part) [b](https://example.org/x)", ROOT)
+
+
+def test_the_readme_lists_every_option() -> None:
+    text = read("README.md")
+    folders = [folder for folder in sorted((ROOT / "conf").iterdir()) if folder.is_dir() and folder.name != "agent"]
+    missing = [
+        f"{folder.name}={option.stem}"
+        for folder in folders
+        for option in sorted(folder.glob("*.yaml"))
+        if f"`{option.stem}`" not in row_of(folder.name, text)
+    ]
+    missing += [path.stem for path in (ROOT / "conf" / "agent").glob("*.yaml") if not row_of(f"agent={path.stem}", text)]
+    assert folders and not missing, f"the README does not list {', '.join(missing)}"
+
+
+def test_the_metrics_page_defines_every_tag_and_no_other() -> None:
+    page = read("docs/metrics.md").partition("## The names that others use")[0]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    defined = {tag for row in rows for tag in TAG.findall(row)}
+    assert defined == logged_tags(), f"differing: {sorted(defined ^ logged_tags())}"
+
+
+def test_the_readme_example_shows_that_a_baseline_lowers_the_variance() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.DOTALL)
+    result = subprocess.run(
+        [sys.executable, "-c", "import torch; torch.manual_seed(0)\n" + example],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    zero, half_way = (float(number) for number in re.findall(r"per_sample_variance=([0-9.e-]+)", result.stdout))
+    assert half_way < 0.5 * zero

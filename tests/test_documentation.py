@@ -57,7 +57,8 @@ def test_the_readme_lists_every_option() -> None:
         for option in sorted(folder.glob("*.yaml"))
         if f"`{option.stem}`" not in row_of(folder.name, text)
     ]
-    missing += [path.stem for path in (ROOT / "conf" / "agent").glob("*.yaml") if not row_of(f"agent={path.stem}", text)]
+    agents = sorted(path.stem for path in (ROOT / "conf" / "agent").glob("*.yaml"))
+    missing += [name for name in agents if not row_of(f"agent={name}", text)]
     assert folders and not missing, f"the README does not list {', '.join(missing)}"
 
 

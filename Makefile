@@ -36,6 +36,7 @@ test-slow: $(installed) ## the tests that take long
 
 lint: $(installed) ## style
 	$(bin)/python -m ruff check .
+	$(bin)/python -m ruff format --check --quiet .
 
 types: $(installed) ## static types
 	$(bin)/python -m mypy

@@ -12,10 +12,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 300_000
-# Each word is split so that this file does not find itself.
-FOLDERS = "|".join(("wo" "rk", "ro" "ot", "ho" "me/[a-z]", "Us" "ers/[A-Za-z]", "mn" "t", "tm" "p/[a-z]"))
-HOSTS = "|".join(("py" r"pi\.org", "python" "hosted", "np" r"mjs\.", "download" r"\.pytorch", "file:/" "//"))
-FORBIDDEN = re.compile(rf"(?:^|[^\w.~/-])/(?:{FOLDERS})[\w/]|{HOSTS}", re.MULTILINE)
+
+
+def whole(text: str) -> str:
+    """Returns the text without its tildes: they keep this file from finding itself."""
+    return text.replace("~", "")
+
+
+FOLDERS = whole("wo~rk|ro~ot|ho~me/[a-z]|Us~ers/[A-Za-z]|mn~t|tm~p/[a-z]")
+HOSTS = whole(r"py~pi\.org|python~hosted|np~mjs\.|download~\.pytorch|file:/~//")
+FORBIDDEN = re.compile(rf"(?:^|[^\w./-])/(?:{FOLDERS})[\w/]|{HOSTS}", re.MULTILINE)
 
 
 def ignored() -> tuple[str, ...]:
@@ -57,24 +63,24 @@ def test_the_walk_sees_the_project_and_leaves_out_what_git_ignores() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "see /wo" "rk/main/a.py",
-        "'/ro" "ot/.cache'",
-        "(/ho" "me/ann/x)",
-        "/Us" "ers/Ann/x",
-        "open('/tm" "p/thing')",
-        "https://py" "pi.org/simple",
-        "https://download" ".pytorch.org/whl",
-        "file:/" "//srv/x",
+        "see /~work/main/a.py",
+        "'/~root/.cache'",
+        "(/~home/ann/x)",
+        "/~Users/Ann/x",
+        "open('/~tmp/thing')",
+        "https://py~pi.org/simple",
+        "https://download~.pytorch.org/whl",
+        "file:/~//srv/x",
     ],
 )
 def test_the_search_bites(text: str, tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text(text)
+    (tmp_path / "a.md").write_text(whole(text))
     assert offences(tmp_path / "a.md")
 
 
-@pytest.mark.parametrize("text", ["pgkit/run/a.py", "runs/wo" "rk/x", "<https://example.org/ro" "ot/x>", "a /root.py"])
+@pytest.mark.parametrize("text", ["pgkit/run/a.py", "runs/work/x", "<https://example.org/ro~ot/x>", "a /root.py"])
 def test_the_search_spares_relative_paths(text: str, tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text(text)
+    (tmp_path / "a.md").write_text(whole(text))
     assert not offences(tmp_path / "a.md")
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -18,18 +14,12 @@ from gymnasium.spaces import Box
 from gymnasium.vector.utils import create_empty_array
 
 from pgkit.errors import EnvironmentFault
-from pgkit.rl.registry import make_environment
+from pgkit.rl.registry import brief, make_environment
 from pgkit.rl.spaces import mismatch
+from pgkit.rl.workers import follow_parent
 
 FAULT = "pgkit_fault"
 """The key of `info` under which a fault travels: an exception would stop a worker and lose its message on the way."""
-
-
-def brief(error: BaseException) -> str:
-    """Returns an exception on one line, with the place it came from, as in `KeyError: 'x' (robot.py:42)`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 def show_action(action: Any) -> str:
@@ -123,22 +113,8 @@ class LaneMaker:
 
     def __call__(self) -> Pausable:
         if os.getpid() != self.owner:
-            _follow_parent()
+            follow_parent()
         return Pausable(make_environment(self.spec, self.kwargs), lane=self.lane)
-
-
-def _follow_parent() -> None:
-    """Ties this worker's life to its parent's: Ctrl-C is the parent's to handle, and its death is ours."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def leave() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave, name="parent-watch", daemon=True).start()
 
 
 def _first(batch: Any) -> Any:

@@ -10,7 +10,7 @@ from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 
 from pgkit.errors import UsageError
-from pgkit.rl.registry import make_environment, make_vector
+from pgkit.rl.registry import brief, make_environment, make_vector
 from pgkit.rl.spaces import flattener, mismatch
 
 _STEPS = 8
@@ -59,8 +59,9 @@ def _call(id: str, name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except Exception as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"env.id: {id} raises {cause} in {name}(), expected an environment that runs") from error
+        raise UsageError(
+            f"env.id: {id} raises {brief(error)} in {name}(), expected an environment that runs"
+        ) from error
 
 
 def _look_at_reset(id: str, space: Space[Any], result: Any) -> None:

@@ -7,6 +7,9 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import os
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,11 +21,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgkit.errors import UsageError, did_you_mean
 
-_EXTRAS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco", "ale_py": "atari"}
+_EXTRAS = {
+    "gymnasium.envs.box2d": "box2d",
+    "gymnasium.envs.mujoco": "mujoco",
+    "ale_py": "atari",
+    "minigrid": "minigrid",
+}
 """Which extra of pgkit brings what the environments of a package need."""
 
-_REGISTERED_BY = {"ALE": "ale_py"}
-"""Namespaces that appear only once a package has been imported."""
+_REGISTERED_BY = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+"""Beginnings of ids that are registered only once a package has been imported."""
 
 
 def find(id: str) -> EnvSpec:
@@ -33,7 +41,7 @@ def find(id: str) -> EnvSpec:
     if not id or id == "???":
         raise UsageError("env.id: not set, expected a registered Gymnasium id, as in env.id=CartPole-v1")
     module, _, name = id.rpartition(":")
-    package = module or _REGISTERED_BY.get(name.partition("/")[0], "")
+    package = module or next((owner for start, owner in _REGISTERED_BY.items() if name.startswith(start)), "")
     if package:
         _import(package, id)
     if name in gymnasium.registry:
@@ -45,6 +53,13 @@ def find(id: str) -> EnvSpec:
     except gym_error.Error:
         pass  # Gymnasium's advice differs from case to case; ours is one line.
     raise UsageError(f"env.id: {id}, expected a registered Gymnasium id{_near(name)}")
+
+
+def brief(error: BaseException) -> str:
+    """Returns an exception on one line, with the place it came from, as in `KeyError: 'x' (robot.py:42)`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 def check_kwargs(spec: EnvSpec, creator: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
@@ -73,7 +88,7 @@ def naming_errors(spec: EnvSpec, kwargs: Mapping[str, Any]) -> Iterator[None]:
     except (gym_error.DependencyNotInstalled, ImportError) as error:
         raise UsageError(_missing(spec, error)) from error
     except Exception as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        cause = brief(error)
         if kwargs:
             raise UsageError(f"env.kwargs: {dict(kwargs)}, expected what {spec.id} takes ({cause})") from error
         raise UsageError(f"env.id: {spec.id}, expected an environment that can be made ({cause})") from error
@@ -108,9 +123,11 @@ def make_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> Vect
         chosen = dict(kwargs)
         if "autoreset_mode" in inspect.signature(creator).parameters:
             chosen.setdefault("autoreset_mode", AutoresetMode.NEXT_STEP)
-        vector: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
-            spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **chosen
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*AutoresetMode.*")  # refused below, in our words
+            vector: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
+                spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **chosen
+            )
     mode = vector.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.NEXT_STEP:
         vector.close()

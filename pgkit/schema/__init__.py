@@ -1,0 +1,1 @@
+"""What a configuration may hold, known without importing torch."""

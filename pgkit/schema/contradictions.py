@@ -1,0 +1,79 @@
+"""What the groups of a configuration can say against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pgkit.schema.source import attribute
+
+Tree = Mapping[str, Any]
+
+
+def _target(config: Tree, group: str) -> str:
+    return str(config.get(group, {}).get("_target_", ""))
+
+
+def _option(config: Tree, group: str) -> str:
+    """Returns the name of the class that a group chose."""
+    return _target(config, group).rpartition(".")[2]
+
+
+def _on_slabs(config: Tree) -> bool:
+    return _option(config, "collect") == "StepsCollector"
+
+
+def _without_critic(config: Tree) -> bool:
+    return _option(config, "critic") == "NoCritic"
+
+
+def _too_few_columns(config: Tree) -> str | None:
+    least = attribute(_target(config, "baseline"), "least_columns", 1)
+    key, name = ("env.num_envs", "num_envs") if _on_slabs(config) else ("collect.episodes", "episodes")
+    columns = config.get(key.partition(".")[0], {}).get(name)
+    if columns is None or columns >= least:
+        return None
+    return f"{key}: {columns}, expected at least {least} for baseline={_option(config, 'baseline')}"
+
+
+def _uneven_quota(config: Tree) -> str | None:
+    episodes, lanes = config.get("collect", {}).get("episodes"), config.get("env", {}).get("num_envs")
+    if episodes is None or lanes is None or episodes % lanes == 0:
+        return None
+    return f"collect.episodes: {episodes}, expected a multiple of env.num_envs={lanes}"
+
+
+def _values_without_critic(config: Tree) -> str | None:
+    for group in ("returns", "baseline"):
+        if _without_critic(config) and attribute(_target(config, group), "needs_values", False):
+            return f"critic: none, expected critic=value for {group}={_option(config, group)}"
+    return None
+
+
+def _slabs_of_cut_episodes(config: Tree) -> str | None:
+    if not _on_slabs(config):
+        return None
+    if attribute(_target(config, "returns"), "needs_whole_episodes", False):
+        return f"collect: steps, expected collect=episodes for returns={_option(config, 'returns')}"
+    if config.get("estimator", {}).get("discount_states"):
+        return "collect: steps, expected collect=episodes for estimator.discount_states=true"
+    if _without_critic(config) and config.get("returns", {}).get("cut") == "refuse":
+        return "returns.cut: refuse, expected zero, drop or a critic with collect=steps, which cuts episodes"
+    return None
+
+
+def _nesterov_without_momentum(config: Tree) -> str | None:
+    optimizer = config.get("optimizer", {})
+    if not optimizer.get("nesterov") or optimizer.get("momentum"):
+        return None
+    return f"optimizer.momentum: {optimizer.get('momentum', 0)}, expected above 0 for optimizer.nesterov=true"
+
+
+CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
+    _too_few_columns,
+    _uneven_quota,
+    _values_without_critic,
+    _slabs_of_cut_episodes,
+    _nesterov_without_momentum,
+)
+"""Each takes a checked configuration and returns a complaint that names both keys, or None."""

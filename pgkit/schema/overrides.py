@@ -1,0 +1,126 @@
+"""What was typed, before Hydra acts on it: keys given once, options that exist, and Hydra's complaints in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+
+from pgkit.errors import UsageError, did_you_mean
+from pgkit.schema.values import show
+
+_PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def trusted_packages(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Returns the packages that a command line trusts: the one way in which a package comes to be trusted.
+
+    Raises: UsageError where they are no list of package names.
+    """
+    for override in parsed(overrides):
+        if override.key_or_group == "trusted_packages" and not override.is_sweep_override():
+            value = override.value()
+            if not isinstance(value, list) or not all(isinstance(p, str) and _PACKAGE.fullmatch(p) for p in value):
+                raise UsageError(f"trusted_packages: {show(value)}, expected a list of package names")
+            return tuple(str(package) for package in value)
+    return ()
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Returns the overrides as Hydra reads them.
+
+    Raises: UsageError for what it cannot read.
+    """
+    parsed = []
+    for line in overrides:
+        try:
+            parsed.append(OverridesParser.create().parse_override(line))
+        except (HydraException, ValueError):
+            hint = "" if "=" in line else ", expected key=value"
+            raise UsageError(f"{show(line)}: cannot be read{hint}; quote what the shell or Hydra would read") from None
+    return parsed
+
+
+def search_path(overrides: Sequence[str], config_dirs: Sequence[Path | str]) -> list[str]:
+    """Returns the override that lets Hydra see further folders, joined with the user's own."""
+    own = [o.value() for o in parsed(overrides) if o.get_key_element() == "hydra.searchpath"]
+    paths = [
+        *(own[0] if own and isinstance(own[0], list) else ()),
+        *(f"file://{Path(d).resolve()}" for d in config_dirs),
+    ]
+    return [f"hydra.searchpath=[{','.join(_quoted(path) for path in paths)}]"] if paths else []
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def checked_overrides(loader: ConfigLoader, config_name: str, overrides: list[str], search: list[str]) -> list[str]:
+    """Returns the overrides as Hydra shall see them, once their keys and the options they choose are known to exist."""
+
+    def options(group: str, kind: ObjectType) -> list[str]:
+        return loader.get_group_options(group, kind, config_name, search)
+
+    groups = set(options("", ObjectType.GROUP)) - {"hydra"}
+    seen: set[str] = set()
+    lines = []
+    for line, override in zip(overrides, parsed(overrides), strict=True):
+        key = override.key_or_group
+        if f"{key}@{override.package}" in seen:
+            raise UsageError(f"{key}: given twice, expected once")
+        seen.add(f"{key}@{override.package}")
+        if override.is_hydra_override():
+            if key != "hydra.searchpath":
+                lines.append(line)
+            continue
+        if override.is_delete():
+            raise UsageError(f"{line}: a deletion, expected key=value")
+        if override.is_sweep_override():
+            raise UsageError(f"{key}: {show(override.get_value_string())} is a sweep, expected one value or --multirun")
+        if key in groups:
+            _check_option(key, override.value(), options(key, ObjectType.CONFIG))
+            line = line.lstrip("+")
+        lines.append(line)
+    return lines + search
+
+
+def _check_option(group: str, value: Any, known: Sequence[str]) -> None:
+    for name in value if isinstance(value, list) else [value]:
+        if not isinstance(name, str | int | float) or str(name) not in known:
+            listed = f", expected one of {', '.join(known)}" if len(known) <= 40 else ""
+            raise UsageError(f"{group}: {show(name)}{listed}{did_you_mean(str(name), known)}")
+
+
+def forced(lines: list[str], error: Exception) -> list[str]:
+    """Returns the overrides with `++` where Hydra asked for it: whether the key exists is for `check` to say.
+
+    Raises: UsageError for any other complaint of Hydra's, in one line and without its advice.
+    """
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    absent = re.match(r"Could not override '([^']*)'\.\s*To append", text)
+    present = re.match(r"Could not append to config. An item is already at '([^']*)'", text)
+    if key := (absent or present):
+        again = [f"++{line.lstrip('+')}" if _key(line) == key[1] else line for line in lines]
+        if again != lines and not key[1].startswith("hydra."):
+            return again
+        raise UsageError(f"{key[1]}: unknown key") from None
+    if isinstance(error, MissingConfigException):
+        missing = error.missing_cfg_file or ""
+        group, _, name = missing.rpartition("/")
+        where = re.search(r"In '([^']*)'", text)
+        known = [str(option) for option in error.options or ()]
+        listed = f", expected one of {', '.join(known)}{did_you_mean(name, known)}" if known else ", but no such file"
+        raise UsageError(f"{group or 'config'}: {name}{listed}{f' (in {where[1]})' if where else ''}") from None
+    cause = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) not in text else ""
+    raise UsageError(" ".join(re.sub(r"To append to your config use.*", "", f"{text}{cause}").split())) from None
+
+
+def _key(line: str) -> str:
+    return line.lstrip("+").partition("=")[0]

@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def test_every_package_is_listed() -> None:
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "pgkit").rglob("*.py")}
     expected = {".".join(folder.parts) for folder in folders} | {"pgkit.conf"}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == expected
+    assert PROJECT["tool"]["setuptools"]["packages"] == sorted(expected)
 
 
 def test_every_dependency_is_pinned_once() -> None:

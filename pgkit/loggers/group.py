@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class RunLogger(Protocol):
     """A logger that also keeps what a run was asked for and what came of it."""
 
-    def start(self, config: Mapping[str, Any]) -> None: ...
+    def start(self, config: Mapping[str, Any], *, overridden: Collection[str] = ()) -> None: ...
 
     def finish(self, results: Mapping[str, float | None], *, status: str) -> None: ...
 
@@ -32,9 +32,11 @@ class LoggerGroup:
         self._warn = warn
         self.incomplete = False
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Records the resolved configuration, a flat mapping of dotted keys."""
-        self._each(lambda logger: logger.start(config) if isinstance(logger, RunLogger) else None)
+    def start(self, config: Mapping[str, Any], *, overridden: Collection[str] = ()) -> None:
+        """Records the resolved configuration, flat with dotted keys, and which of its keys this run set."""
+        self._each(
+            lambda logger: logger.start(config, overridden=overridden) if isinstance(logger, RunLogger) else None
+        )
 
     def write(self, metrics: Mapping[str, float | None], *, step: int) -> None:
         """Records one update's metrics at `step` environment steps."""

@@ -14,49 +14,62 @@ FIRST: tuple[tuple[str, Charts], ...] = (
     (
         "Gradient",
         (
-            ("signal-to-noise ratio, debiased", ("gradient/snr",)),
-            ("variance: one sample, mean of the batch", ("gradient/per_sample_variance", "gradient/variance_of_mean")),
-            ("norm: before clipping, after", ("gradient/norm", "gradient/clipped_norm")),
-            ("explained variance of the baseline", ("baseline/explained_variance",)),
-            ("KL from the policy before the update (nats)", ("policy/kl",)),
-            ("entropy of the policy (nats)", ("policy/entropy",)),
+            ("Signal-to-noise ratio, debiased", ("gradient/snr",)),
+            ("Variance: one sample, mean of batch", ("gradient/per_sample_variance", "gradient/variance_of_mean")),
+            ("Expected cosine with the true gradient", ("gradient/cosine_expected",)),
+            ("Norm: before and after clipping", ("gradient/norm", "gradient/norm_clipped")),
+            ("Explained variance of the baseline", ("baseline/explained_variance",)),
+            ("KL of the update (nats)", ("policy/kl",)),
+            ("Entropy of the policy (nats)", ("policy/entropy",)),
         ),
     ),
     (
         "Return",
         (
-            ("mean of the last 100 training episodes", ("return/mean_100",)),
-            ("mean of the batch", ("return/mean",)),
+            ("Mean of the last 100 training episodes", ("return/mean_100",)),
+            ("Mean of the batch", ("return/mean",)),
+            ("Smallest and largest of the batch", ("return/min", "return/max")),
+            ("Length of an episode (steps)", ("episode/length",)),
         ),
     ),
 )
-LAST = "time"
+LAST: tuple[tuple[str, Charts], ...] = (
+    (
+        "Time",
+        (
+            ("Environment steps per second", ("time/steps_per_second",)),
+            ("Share of the instruments", ("time/diagnostics_fraction",)),
+            ("Steps not used", ("steps/discarded",)),
+        ),
+    ),
+)
 
 
 def custom_scalars_layout(tags: Sequence[str]) -> layout_pb2.Layout:
     """Returns the layout of `tags`: Gradient, Return, one section for every further area, Time; no chart is empty.
 
-    A tag that is not named above gets a chart of its own in the section of its area (the part before `/`).
+    A tag that is not named above gets a chart of its own, in the section of its area (the part before the first `/`).
     """
-    sections: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
-    placed: set[str] = set()
-    for name, charts in FIRST:
+    named = {tag for _, charts in (*FIRST, *LAST) for _, wanted in charts for tag in wanted}
+    others: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for tag in tags:
+        if tag not in named:
+            area, _, quantity = tag.partition("/")
+            others.setdefault(area.capitalize(), []).append((quantity.replace("_", " ").capitalize(), (tag,)))
+    sections: dict[str, list[layout_pb2.Chart]] = {}
+    for section, charts in (*FIRST, *others.items(), *LAST):
         for title, wanted in charts:
-            if present := tuple(tag for tag in wanted if tag in tags):
-                sections.setdefault(name, []).append((title, present))
-                placed.update(present)
-    for tag in sorted((tag for tag in tags if tag not in placed), key=lambda tag: tag.startswith(f"{LAST}/")):
-        area, _, quantity = tag.rpartition("/")
-        sections.setdefault(area.capitalize() or "Other", []).append((quantity.replace("_", " "), (tag,)))
+            if present := [tag for tag in wanted if tag in tags]:
+                sections.setdefault(section, []).append(_chart(title, present))
     return layout_pb2.Layout(
         category=[
-            layout_pb2.Category(title=name, chart=[_chart(title, wanted) for title, wanted in charts])
-            for name, charts in sections.items()
+            layout_pb2.Category(title=section, chart=sections[section])
+            for section in sorted(sections, key=lambda section: section == LAST[0][0])
         ]
     )
 
 
-def _chart(title: str, tags: tuple[str, ...]) -> layout_pb2.Chart:
+def _chart(title: str, tags: Sequence[str]) -> layout_pb2.Chart:
     """Returns a line chart; TensorBoard reads tags as regular expressions, so they are quoted and anchored."""
     patterns = [f"^{re.escape(tag)}$" for tag in tags]
     return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=patterns))

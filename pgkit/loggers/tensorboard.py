@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -36,6 +36,7 @@ class TensorBoardLogger:
         self._file = (folder / name).open("xb")
         self._records = RecordWriter(self._file)
         self._step = 0
+        self._name = f"{folder.name} ({folder.absolute().parent.name})"
         self._add(file_version="brain.Event:2", source_metadata=event_pb2.SourceMetadata(writer="pgkit"))
         layout = custom_scalars_layout(tags).SerializeToString()
         self._add_tensor(custom_scalars.CONFIG_SUMMARY_TAG, layout, custom_scalars.create_summary_metadata())
@@ -47,18 +48,27 @@ class TensorBoardLogger:
         values = [value(tag=tag, simple_value=number) for tag, number in metrics.items() if number is not None]
         self._add(summary=summary_pb2.Summary(value=values))
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Records the resolved configuration, flat: a table on the Text page, a row of the HParams page."""
-        lines = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in config.items()]
-        table = "\n".join(("| key | value |", "| --- | --- |", *lines)).encode()
-        self._add_tensor("configuration", table, text.create_summary_metadata(None, None))
-        # numbers and truth values stay what they are, anything else is shown as it prints
-        row = {
-            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()
-        }
-        metrics = [summary_v2.Metric(f"result/{name}", display_name=name) for name in RESULTS]
-        self._add(summary=summary_v2.hparams_config_pb([summary_v2.HParam(key) for key in row], metrics))
-        self._add(summary=summary_v2.hparams_pb(row))
+    def start(self, config: Mapping[str, Any], *, overridden: Collection[str] = ()) -> None:
+        """Records the resolved configuration, flat: a table on the Text page, a row of the HParams page.
+
+        Keys in `overridden` come first there, as TensorBoard shows five columns until it is asked for more.
+        """
+        table = [
+            "| key | value |",
+            "| --- | --- |",
+            *(f"| `{key}` | `{_text(value)}` |" for key, value in config.items()),
+        ]
+        self._add_tensor("configuration", "\n".join(table).encode(), text.create_summary_metadata(None, None))
+        # Numbers and truth values stay what they are; anything else is shown as text.
+        row = {key: value if isinstance(value, bool | int | float) else _text(value) for key, value in config.items()}
+        columns = [api_pb2.HParamInfo(name=key, differs=key in overridden) for key in row]
+        metrics = [
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=name) for name in RESULTS
+        ]
+        experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
+        self._add_hparams(hparams.EXPERIMENT_TAG, experiment=experiment)
+        # Equal rows are merged by this name, so it holds what makes a run: its own folder and the sweep's.
+        self._add(summary=summary_v2.hparams_pb(row, trial_id=self._name))
 
     def finish(self, results: Mapping[str, float | None], *, status: str) -> None:
         """Records the results of the run at its last step; those named in RESULTS show on the HParams page."""
@@ -66,15 +76,16 @@ class TensorBoardLogger:
         end = plugin_data_pb2.SessionEndInfo(
             status=STATUS.get(status, api_pb2.STATUS_FAILURE), end_time_secs=time.time()
         )
-        content = hparams.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
-        value = summary_pb2.Summary.Value(
-            tag=hparams.SESSION_END_INFO_TAG, metadata=content, tensor=hparams.NULL_TENSOR
-        )
-        self._add(summary=summary_pb2.Summary(value=[value]))
+        self._add_hparams(hparams.SESSION_END_INFO_TAG, session_end_info=end)
 
     def close(self) -> None:
         """Closes the event file; it is complete."""
         self._file.close()
+
+    def _add_hparams(self, tag: str, **content: Any) -> None:
+        metadata = hparams.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+        value = summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=hparams.NULL_TENSOR)
+        self._add(summary=summary_pb2.Summary(value=[value]))
 
     def _add_tensor(self, tag: str, content: bytes, metadata: summary_pb2.SummaryMetadata) -> None:
         tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[content])
@@ -85,3 +96,9 @@ class TensorBoardLogger:
         event = event_pb2.Event(wall_time=time.time(), step=self._step, **content)
         self._records.write(event.SerializeToString())
         self._records.flush()
+
+
+def _text(value: object) -> str:
+    """Returns a value as a command line would have it, and as one cell of a table."""
+    plain = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return plain.replace("|", "\\|")

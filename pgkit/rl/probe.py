@@ -59,9 +59,7 @@ def _call(id: str, name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except Exception as error:
-        raise UsageError(
-            f"env.id: {id} raises {brief(error)} in {name}(), expected an environment that runs"
-        ) from error
+        raise UsageError(f"env.id: {id} raises {brief(error)} in {name}(), expected none") from error
 
 
 def _look_at_reset(id: str, space: Space[Any], result: Any) -> None:

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import inspect
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -102,6 +103,7 @@ def make_environment(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gymnasium.Env[
     with naming_errors(spec, kwargs):
         if spec.entry_point is not None:
             check_kwargs(spec, creator_of(spec.entry_point), kwargs)
+        _hear_mujoco()
         bare = dataclasses.replace(spec, order_enforce=False)
         environment: gymnasium.Env[Any, Any] = gymnasium.make(bare, disable_env_checker=True, **kwargs)
     return environment
@@ -143,6 +145,13 @@ def make_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> Vect
 def creator_of(entry_point: Any) -> Callable[..., Any]:
     """Returns the class or function behind an entry point."""
     return entry_point if callable(entry_point) else load_env_creator(entry_point)
+
+
+def _hear_mujoco() -> None:
+    """Sends MuJoCo's warnings where Python's go; on its own it writes a log file into the working folder."""
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is not None and mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(lambda message: warnings.warn(f"MuJoCo: {message}", stacklevel=2))
 
 
 def _current(spec: EnvSpec) -> EnvSpec:

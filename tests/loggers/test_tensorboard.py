@@ -1,0 +1,139 @@
+"""What TensorBoard finds in the event file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata
+
+from pgkit.loggers.layout import custom_scalars_layout
+from pgkit.loggers.tensorboard import TensorBoardLogger
+from pgkit.types import Logger
+
+TAGS = ("time/steps_per_second", "return/mean", "critic/loss", "gradient/snr", "gradient/norm")
+
+
+def read(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+
+
+def events(folder: Path) -> list[object]:
+    (path,) = folder.glob("*tfevents*")
+    return list(EventFileLoader(str(path)).Load())
+
+
+def test_it_is_a_logger(tmp_path: Path) -> None:
+    assert isinstance(TensorBoardLogger(folder=tmp_path, tags=TAGS), Logger)
+
+
+def test_values_lie_over_environment_steps_and_none_leaves_a_gap(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger.write({"return/mean": 1.5, "gradient/snr": None}, step=64)
+    logger.write({"return/mean": 2.5, "gradient/snr": -0.25}, step=200)
+    assert [(p.step, p.value) for p in read(tmp_path).Scalars("return/mean")] == [(64, 1.5), (200, 2.5)]
+    assert [(p.step, p.value) for p in read(tmp_path).Scalars("gradient/snr")] == [(200, -0.25)]
+
+
+def test_an_update_is_one_event_and_is_on_disk_at_once(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    before = len(events(tmp_path))
+    logger.write(dict.fromkeys(TAGS, 1.0), step=1)
+    assert len(events(tmp_path)) == before + 1
+
+
+def test_points_beyond_ten_thousand_are_kept(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    for step in range(10_500):
+        logger.write({"return/mean": float(step)}, step=step)
+    logger.close()
+    assert len(read(tmp_path).Scalars("return/mean")) == 10_500
+
+
+def layout(folder: Path) -> layout_pb2.Layout:
+    (stored,) = read(folder).Tensors("custom_scalars__config__")
+    return layout_pb2.Layout.FromString(stored.tensor_proto.string_val[0])
+
+
+def test_the_layout_opens_on_the_gradient_and_ends_with_time(tmp_path: Path) -> None:
+    TensorBoardLogger(folder=tmp_path, tags=TAGS).close()
+    assert [section.title for section in layout(tmp_path).category] == ["Gradient", "Return", "Critic", "Time"]
+
+
+@pytest.mark.parametrize("tags", [TAGS, ("gradient/snr",), ("own/thing", "time/own"), ("panel/a/variance_ratio",), ()])
+def test_every_tag_is_in_one_chart_and_no_chart_is_empty(tags: tuple[str, ...]) -> None:
+    charts = [chart for section in custom_scalars_layout(tags).category for chart in section.chart]
+    patterns = [pattern for chart in charts for pattern in chart.multiline.tag]
+    assert sorted(patterns) == sorted(f"^{tag}$" for tag in tags)
+    assert all(chart.multiline.tag for chart in charts)
+
+
+def finished(folder: Path, *, status: str = "finished") -> EventAccumulator:
+    logger = TensorBoardLogger(folder=folder, tags=TAGS)
+    logger.start({"seed": 3, "optimizer.lr": 0.01, "clip": None, "sizes": [64, 64], "on": True}, overridden={"seed"})
+    logger.write({"return/mean": 7.0}, step=128)
+    logger.finish({"return_mean_100": 6.5, "solved_at_steps": None}, status=status)
+    logger.close()
+    return read(folder)
+
+
+def hparams(events: EventAccumulator) -> dict[str, bytes]:
+    return {tag: events.SummaryMetadata(tag).plugin_data.content for tag in events.Tags()["tensors"] if "hparams" in tag}
+
+
+def test_the_hparams_row_holds_the_configuration(tmp_path: Path) -> None:
+    start = metadata.parse_session_start_info_plugin_data(hparams(finished(tmp_path))[metadata.SESSION_START_INFO_TAG])
+    assert start.hparams["seed"].number_value == 3
+    assert start.hparams["optimizer.lr"].number_value == 0.01
+    assert start.hparams["clip"].string_value == "null"
+    assert start.hparams["sizes"].string_value == "[64, 64]"
+    assert start.hparams["on"].bool_value is True
+
+
+def test_the_hparams_page_shows_results_and_puts_what_was_set_first(tmp_path: Path) -> None:
+    experiment = metadata.parse_experiment_plugin_data(hparams(finished(tmp_path))[metadata.EXPERIMENT_TAG])
+    assert [info.name.tag for info in experiment.metric_infos] == ["result/return_mean_100", "result/solved_at_steps"]
+    assert [info.name for info in experiment.hparam_infos if info.differs] == ["seed"]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [("finished", api_pb2.STATUS_SUCCESS), ("interrupted", api_pb2.STATUS_FAILURE)]
+)
+def test_the_hparams_row_says_how_the_run_ended(tmp_path: Path, status: str, expected: int) -> None:
+    content = hparams(finished(tmp_path, status=status))[metadata.SESSION_END_INFO_TAG]
+    assert metadata.parse_session_end_info_plugin_data(content).status == expected
+
+
+def test_results_add_no_point_to_any_curve(tmp_path: Path) -> None:
+    events = finished(tmp_path)
+    assert [(p.step, p.value) for p in events.Scalars("return/mean")] == [(128, 7.0)]
+    assert [(p.step, p.value) for p in events.Scalars("result/return_mean_100")] == [(128, 6.5)]
+    assert "result/solved_at_steps" not in events.Tags()["scalars"]
+
+
+def test_the_text_page_shows_the_configuration_as_a_table(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger.start({"env.id": "A-v0", "update.max_grad_norm": None, "env.kwargs": "a|b"})
+    (stored,) = read(tmp_path).Tensors("configuration")
+    lines = stored.tensor_proto.string_val[0].decode().splitlines()
+    assert lines[:2] == ["| key | value |", "| --- | --- |"]
+    assert lines[2:] == ["| `env.id` | `A-v0` |", "| `update.max_grad_norm` | `null` |", r"| `env.kwargs` | `a\|b` |"]
+
+
+def test_rows_of_different_sweeps_do_not_merge(tmp_path: Path) -> None:
+    groups = set()
+    for sweep in ("one", "two"):
+        (tmp_path / sweep / "seed=0").mkdir(parents=True)
+        content = hparams(finished(tmp_path / sweep / "seed=0"))[metadata.SESSION_START_INFO_TAG]
+        groups.add(metadata.parse_session_start_info_plugin_data(content).group_name)
+    assert groups == {"seed=0 (one)", "seed=0 (two)"}
+
+
+def test_the_import_brings_neither_torch_nor_tensorflow() -> None:
+    code = "import sys, pgkit.loggers.tensorboard; sys.exit(bool({'torch', 'tensorflow'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -22,7 +22,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # ships no types
 
 from pgkit.errors import UsageError
 from pgkit.schema.checks import ALLOWED_IN_WORDS, RESERVED, check_hydra, check_tree, is_allowed
-from pgkit.schema.overrides import checked_overrides, forced, search_path
+from pgkit.schema.overrides import checked_overrides, forced, groups, search_path
 from pgkit.schema.values import show
 
 VERSION_BASE = "1.3"
@@ -49,13 +49,16 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dirs: Sequence
             raise UsageError(f"--config-dir: {folder}, expected a folder")
     with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
-        lines = checked_overrides(loader, config_name, list(overrides), search_path(overrides, config_dirs))
+        search = search_path(overrides, config_dirs)
+        lines = checked_overrides(loader, overrides, search)
         while True:
             try:
                 config = hydra.compose(config_name, lines, return_hydra_config=True)
                 break
-            except (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeError) as error:
-                lines = forced(lines, error)
+            except (YAMLError, UnicodeError) as error:
+                raise UsageError(_unreadable(config_dirs, error)) from error
+            except (HydraException, OmegaConfBaseException, OSError) as error:
+                lines = forced(lines, error, groups(loader, search))
     check_hydra(_as_dict(config.hydra))
     return config
 
@@ -71,16 +74,10 @@ def check(config: DictConfig, *, trusted: Sequence[str] = ()) -> DictConfig:
     own = tree.pop("hydra", None)
     name = own["job"]["config_name"] if own else "train"
     root = _as_dict(OmegaConf.load(config_dir() / f"{name}.yaml"))
-    choices = _choices(own) if own else {}
-    files = {group: _merged(files) for group, files in choices.items()}
     try:
-        checked = check_tree(tree, root=root, files=files, trusted=trusted)
+        checked = check_tree(tree, root=root, files=_files(own, tree) if own else {}, trusted=trusted)
     except UsageError as error:
-        key = str(error).partition(":")[0]
-        typed = own["overrides"]["task"] if own else ()
-        if any(line.lstrip("+").partition("=")[0] in (key, key.partition(".")[0]) for line in typed):
-            raise
-        raise UsageError(f"{error}{_origin(key, choices)}") from None
+        raise UsageError(f"{error}{_origin(str(error).partition(':')[0], own) if own else ''}") from None
     result = OmegaConf.create(checked)
     OmegaConf.set_struct(result, True)
     return result
@@ -138,6 +135,19 @@ def _keys(value: Any) -> Iterator[str]:
             yield from _keys(item)
 
 
+def _unreadable(folders: Sequence[Path | str], error: Exception) -> str:
+    """Returns the complaint about a file that is no YAML, with its name, line and column."""
+    for file in sorted(file for folder in folders for file in Path(folder).rglob("*.yaml")):
+        try:
+            OmegaConf.load(file)
+        except (YAMLError, UnicodeError) as found:
+            if type(found) is type(error):
+                mark = getattr(found, "problem_mark", None)
+                where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
+                return f"{where}: {getattr(found, 'problem', None) or found}, expected YAML"
+    return " ".join(f"{error}, expected YAML".split())
+
+
 def _as_dict(config: Any, *, resolve: bool = False) -> dict[str, Any]:
     """Returns a plain copy of a configuration, empty for a file that holds anything but a mapping."""
     plain = OmegaConf.to_container(config, resolve=resolve)
@@ -146,36 +156,44 @@ def _as_dict(config: Any, *, resolve: bool = False) -> dict[str, Any]:
 
 def _choices(own: Mapping[str, Any]) -> dict[str, list[Path]]:
     """Returns the files that each group was chosen from, in the order in which Hydra merges the groups."""
-    folders = [Path(s["path"]) for s in own["runtime"]["config_sources"] if s["schema"] == "file"]
     chosen: dict[str, list[Path]] = {}
     for group, names in own["runtime"]["choices"].items():
-        if group.startswith("hydra/"):
-            continue
-        for name in names if isinstance(names, list) else [names]:
-            found = [file for folder in folders if (file := folder / group / f"{name}.yaml").is_file()]
-            chosen.setdefault(group, []).extend(found[:1])
+        if not group.startswith("hydra/"):
+            listed = names if isinstance(names, list) else [names]
+            chosen[group] = [file for name in listed for file in _file(own, group, name)]
     return chosen
 
 
-def _merged(files: Sequence[Path]) -> dict[str, Any]:
-    """Returns what group files say, later ones over earlier ones."""
-    merged: dict[str, Any] = {}
-    for file in files:
-        merged.update(_as_dict(OmegaConf.load(file)))
-    return merged
+def _file(own: Mapping[str, Any], group: str, name: str) -> list[Path]:
+    """Returns the file of an option, in the folder where Hydra finds it first, or nothing."""
+    folders = [Path(source["path"]) for source in own["runtime"]["config_sources"] if source["schema"] == "file"]
+    return [file for folder in folders if (file := folder / group / f"{name}.yaml").is_file()][:1]
 
 
-def _origin(key: str, choices: Mapping[str, Sequence[Path]]) -> str:
-    """Returns ` (in FILE)` for the last chosen file that sets the key, or an empty string."""
-    for group, files in reversed(list(choices.items())):
-        for file in reversed(files):
-            header = re.match(r"#\s*@package\s+(\S+)", file.read_text(encoding="utf-8"))
-            package = header[1] if header else group
-            inner = key if package == "_global_" else key.removeprefix(f"{package}.")
-            if inner != key or package == "_global_":
-                node: Any = _as_dict(OmegaConf.load(file))
-                for part in inner.split("."):
-                    node = node.get(part) if isinstance(node, dict) else None
-                if node is not None:
-                    return f" (in {file})"
+def _files(own: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns what the file of each node says, where the node is a group or, as `logger.csv`, one of several in it."""
+    said = {group: _as_dict(OmegaConf.load(files[0])) for group, files in _choices(own).items() if len(files) == 1}
+    for group, nodes in tree.items():
+        for name in nodes if isinstance(nodes, dict) else ():
+            for file in _file(own, group, name):
+                content = _as_dict(OmegaConf.load(file))
+                said[f"{group}.{name}"] = content.get(name, content)
+    return said
+
+
+def _origin(key: str, own: Mapping[str, Any]) -> str:
+    """Returns ` (in FILE)` for the last of the user's files that sets a key nobody typed, or an empty string."""
+    typed = [line.lstrip("+").partition("=")[0] for line in own["overrides"]["task"]]
+    files = [(group, file) for group, files in _choices(own).items() for file in files]
+    for group, file in reversed(files):
+        header = re.match(r"#\s*@package\s+(\S+)", file.read_text(encoding="utf-8"))
+        package = header[1] if header else group
+        inner = f"{key}." if package == "_global_" else f"{key}.".removeprefix(f"{package}.")
+        if package != "_global_" and inner == f"{key}.":
+            continue
+        value: Any = _as_dict(OmegaConf.load(file))
+        for part in inner.split(".")[:-1]:
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None and not any(f"{name}.".startswith(f"{key}.") for name in typed):
+            return "" if config_dir() in file.parents else f" (in {file})"
     return ""

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pgkit.errors import UsageError, did_you_mean
+from pgkit.errors import UsageError
 from pgkit.schema.contradictions import CONTRADICTIONS
 from pgkit.schema.source import parameters
-from pgkit.schema.values import ROOT, SHARED, annotation_of, convert, show
+from pgkit.schema.values import ROOT, SHARED, annotation_of, convert, show, suggestion
 
 Tree = Mapping[str, Any]
 
@@ -21,6 +21,7 @@ ALLOWED_IN_WORDS = "a class of pgkit, torch.optim, torch.nn or a trusted package
 RESERVED = ("_partial_", "_args_", "_recursive_", "_convert_")
 """Keys that steer Hydra's own instantiation, which pgkit does not use."""
 
+_PRESETS = ("agent", "experiment", "problem", "sweep")
 _COLLECTIONS = ("diagnostics", "logger")
 _HYDRA_TARGETS = ("hydra.experimental.callbacks.", "hydra._internal.core_plugins.", "hydra_plugins.")
 _LOGGING_TARGETS = ("logging.", "colorlog.")
@@ -36,7 +37,7 @@ def is_allowed(target: str, trusted: Sequence[str]) -> bool:
 def check_tree(tree: Tree, *, root: Tree, files: Mapping[str, Tree], trusted: Sequence[str]) -> dict[str, Any]:
     """Returns the tree with interpolations resolved and whole floats turned into the integers they stand for.
 
-    `root` is the content of the root file, `files` what the chosen files of each group hold.
+    `root` is the content of the root file; `files` holds, for each node, what the file it was chosen from says.
 
     Raises: UsageError for the first thing that does not hold.
     """
@@ -49,8 +50,10 @@ def check_tree(tree: Tree, *, root: Tree, files: Mapping[str, Tree], trusted: Se
         raise UsageError(f"trusted_packages: {shown} from a file, expected on the command line alone")
     checked: dict[str, Any] = {}
     for key, value in values.items():
+        if key in _PRESETS and value == {}:
+            continue  # a file that sets nothing
         if key in groups:
-            checked[key] = _group(key, value, files.get(key, {}), trusted)
+            checked[key] = _group(key, value, files, trusted)
         elif key in keys:
             checked[key] = _plain(key, value, ROOT.get(key, annotation_of(root[key])))
         else:
@@ -132,17 +135,19 @@ def _check_plain(key: str, value: Any) -> None:
             _check_plain(key, item)
 
 
-def _group(group: str, value: Any, file: Tree, trusted: Sequence[str]) -> dict[str, Any]:
+def _group(group: str, value: Any, files: Mapping[str, Tree], trusted: Sequence[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{group}: {show(value)}, expected a mapping with _target_")
+    if group in _PRESETS:
+        expected = "expected those of other groups, or # @package _global_ atop its file"
+        raise UsageError(f"{group}.{next(iter(value))}: a preset has no keys of its own, {expected}")
     if group not in _COLLECTIONS:
-        return _node(group, value, file, trusted)
+        return _node(group, value, files.get(group, {}), trusted)
     checked = {}
     for name, item in value.items():
         key = f"{group}.{name}"
         if isinstance(item, dict):
-            inner = file.get(name)
-            checked[name] = _node(key, item, inner if isinstance(inner, dict) else {}, trusted)
+            checked[name] = _node(key, item, files.get(key, {}), trusted)
         elif key in SHARED:
             checked[name] = _plain(key, item, SHARED[key])
         else:
@@ -190,6 +195,5 @@ def _schema(key: str, target: str, node: Tree, file: Tree) -> dict[str, Any]:
 
 
 def _unknown(key: str, known: Sequence[str]) -> None:
-    parent, _, name = key.rpartition(".")
-    listed = f"expected one of {', '.join(sorted(known))}" if known else f"{parent} has no keys"
-    raise UsageError(f"{key}: unknown key, {listed}{did_you_mean(name, known)}")
+    name = key.rpartition(".")[2]
+    raise UsageError(f"{key}: unknown key{suggestion(name, sorted(set(known)))}")

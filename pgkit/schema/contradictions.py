@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,16 +16,16 @@ def _target(config: Tree, group: str) -> str:
 
 
 def _option(config: Tree, group: str) -> str:
-    """Returns the name of the class that a group chose."""
-    return _target(config, group).rpartition(".")[2]
+    """Returns the class that a group chose, spelt as options are: `LeaveOneOut` is leave_one_out."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", _target(config, group).rpartition(".")[2]).lower()
 
 
 def _on_slabs(config: Tree) -> bool:
-    return _option(config, "collect") == "StepsCollector"
+    return _option(config, "collect") == "steps_collector"
 
 
 def _without_critic(config: Tree) -> bool:
-    return _option(config, "critic") == "NoCritic"
+    return _option(config, "critic") == "no_critic"
 
 
 def _too_few_columns(config: Tree) -> str | None:

@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 
-from pgkit.errors import UsageError, did_you_mean
-from pgkit.schema.values import show
+from pgkit.errors import UsageError
+from pgkit.schema.values import show, suggestion
 
 _PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -62,43 +62,42 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def checked_overrides(loader: ConfigLoader, config_name: str, overrides: list[str], search: list[str]) -> list[str]:
+def checked_overrides(loader: ConfigLoader, overrides: Sequence[str], search: list[str]) -> list[str]:
     """Returns the overrides as Hydra shall see them, once their keys and the options they choose are known to exist."""
-
-    def options(group: str, kind: ObjectType) -> list[str]:
-        return loader.get_group_options(group, kind, config_name, search)
-
-    groups = set(options("", ObjectType.GROUP)) - {"hydra"}
+    known = groups(loader, search)
     seen: set[str] = set()
     lines = []
     for line, override in zip(overrides, parsed(overrides), strict=True):
         key = override.key_or_group
-        if f"{key}@{override.package}" in seen:
+        if key in seen:
             raise UsageError(f"{key}: given twice, expected once")
-        seen.add(f"{key}@{override.package}")
-        if override.is_hydra_override():
-            if key != "hydra.searchpath":
-                lines.append(line)
-            continue
+        seen.add(key)
+        if override.package is not None:
+            raise UsageError(f"{key}@{override.package}: a package, expected {key}=OPTION")
         if override.is_delete():
             raise UsageError(f"{line}: a deletion, expected key=value")
         if override.is_sweep_override():
             raise UsageError(f"{key}: {show(override.get_value_string())} is a sweep, expected one value or --multirun")
-        if key in groups:
-            _check_option(key, override.value(), options(key, ObjectType.CONFIG))
+        if key in known:
+            _check_option(key, override.value(), loader.get_group_options(key, overrides=search))
             line = line.lstrip("+")
-        lines.append(line)
+        if key != "hydra.searchpath":
+            lines.append(line)
     return lines + search
+
+
+def groups(loader: ConfigLoader, search: list[str]) -> list[str]:
+    """Returns the names of the groups that the user may choose from."""
+    return [group for group in loader.get_group_options("", ObjectType.GROUP, overrides=search) if group != "hydra"]
 
 
 def _check_option(group: str, value: Any, known: Sequence[str]) -> None:
     for name in value if isinstance(value, list) else [value]:
         if not isinstance(name, str | int | float) or str(name) not in known:
-            listed = f", expected one of {', '.join(known)}" if len(known) <= 40 else ""
-            raise UsageError(f"{group}: {show(name)}{listed}{did_you_mean(str(name), known)}")
+            raise UsageError(f"{group}: {show(name)}{suggestion(str(name), known)}")
 
 
-def forced(lines: list[str], error: Exception) -> list[str]:
+def forced(lines: list[str], error: Exception, known_groups: Sequence[str]) -> list[str]:
     """Returns the overrides with `++` where Hydra asked for it: whether the key exists is for `check` to say.
 
     Raises: UsageError for any other complaint of Hydra's, in one line and without its advice.
@@ -110,16 +109,18 @@ def forced(lines: list[str], error: Exception) -> list[str]:
         again = [f"++{line.lstrip('+')}" if _key(line) == key[1] else line for line in lines]
         if again != lines and not key[1].startswith("hydra."):
             return again
-        raise UsageError(f"{key[1]}: unknown key") from None
+        raise UsageError(f"{key[1]}: unknown key, expected one of Hydra's") from None
     if isinstance(error, MissingConfigException):
         missing = error.missing_cfg_file or ""
-        group, _, name = missing.rpartition("/")
-        where = re.search(r"In '([^']*)'", text)
+        parent, _, name = missing.rpartition("/")
         known = [str(option) for option in error.options or ()]
-        listed = f", expected one of {', '.join(known)}{did_you_mean(name, known)}" if known else ", but no such file"
-        raise UsageError(f"{group or 'config'}: {name}{listed}{f' (in {where[1]})' if where else ''}") from None
+        raise UsageError(f"{parent or 'config'}: {name}{suggestion(name, known)}") from None
+    if unmatched := re.match(r"In '([^']*)': Could not override '([^']*)'\. No match in the defaults list", text):
+        hint = suggestion(unmatched[2], known_groups)
+        raise UsageError(f"{unmatched[2]}: unknown group{hint} (in {unmatched[1]})") from None
+    # What is left is rare, such as one file overriding a group twice: Hydra's own words, without its advice.
     cause = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) not in text else ""
-    raise UsageError(" ".join(re.sub(r"To append to your config use.*", "", f"{text}{cause}").split())) from None
+    raise UsageError(" ".join(re.sub(r"\bTo append to your \w+.*", "", f"{text}{cause}").split())) from None
 
 
 def _key(line: str) -> str:

@@ -62,16 +62,16 @@ def describe(annotation: Any) -> str:
     if origin is Annotated:
         return f"{describe(arguments[0])} {arguments[1]}"
     if origin is Literal:
-        return " or ".join(str(option) for option in arguments)
+        return _either([str(option) for option in arguments])
     if origin in (Union, UnionType):
-        return " or ".join(describe(argument) for argument in arguments)
+        return _either([describe(argument) for argument in arguments])
     kind = origin or annotation
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if kind in (list, tuple, Sequence):
-        return f"a list, each item {describe(arguments[0])}" if arguments else "a list"
+        return f"a list, each item {describe(arguments[0])}" if arguments else "a list of finite values"
     words = {bool: "true or false", int: "an integer", float: "a number", str: "a string", NoneType: "null"}
-    return words.get(kind, "a mapping" if kind in (dict, Mapping) else "finite values")
+    return words.get(kind, "a mapping of finite values" if kind in (dict, Mapping) else "a finite value")
 
 
 def show(value: Any) -> str:
@@ -79,6 +79,14 @@ def show(value: Any) -> str:
     text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else str(value)
     text = " ".join((text or "''").split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """Returns what could have been meant, to follow a complaint: all the names where few, and the nearest of them."""
+    near = did_you_mean(word, known)
+    if near and len(known) > 12:
+        return near
+    return f", expected one of {', '.join(known)}{near}" if known else ", expected none here"
 
 
 class _Misfit(Exception):
@@ -120,6 +128,10 @@ def _fit(value: Any, annotation: Any) -> Any:
     if kind is float:
         return value if type(value) in (int, float) and math.isfinite(value) else _misfit()
     return value if type(value) is kind else _misfit()
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
 
 
 def _misfit() -> Any:

@@ -1,0 +1,121 @@
+"""From a checked configuration to the parts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from pgkit.config import build
+from pgkit.core.persample import num_parameters
+from pgkit.errors import UsageError
+from pgkit.rl.collect import Collector
+from pgkit.rl.lanes import Lanes
+from pgkit.run.seeds import Streams, draw_seed
+from pgkit.types import Baseline, Coupling, Critic, Diagnostic, Estimator, Policy, Returns, Update, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Everything that a run is made of; each part knows the others only through the protocols of `types.py`."""
+
+    streams: Streams
+    lanes: Lanes
+    collector: Collector
+    policy: Any
+    critic: Critic
+    returns: Returns
+    baseline: Baseline
+    weights: Weights
+    estimator: Estimator
+    update: Update
+    diagnostics: Mapping[str, Diagnostic]
+
+    @property
+    def coupling(self) -> Coupling:
+        """How the estimate ties the columns of a batch together."""
+        return self.baseline.coupling if self.estimator.coupling == "independent" else self.estimator.coupling
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters of the policy."""
+        return num_parameters(self.policy)
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Returns the parts of a run, new; no environment has been started and nothing has been written.
+
+    Raises: UsageError for whatever a part does not accept, and for parts that do not fit each other.
+    """
+    trusted = list(config.trusted_packages)
+    streams = Streams.from_seed(config.seed)
+    lanes = build(config["env"], expects=Lanes, trusted=trusted)
+    spaces = {"observation_space": lanes.observation_space}
+    with forked_torch_generator(draw_seed(streams.parameters)):
+        policy = build(config["policy"], expects=Policy, trusted=trusted, action_space=lanes.action_space, **spaces)
+        minibatches = torch.Generator().manual_seed(draw_seed(streams.minibatches))
+        critic = build(config["critic"], expects=Critic, trusted=trusted, generator=minibatches, **spaces)
+    optimizer = build(
+        config.optimizer, expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
+    )
+    parts = Parts(
+        streams=streams,
+        lanes=lanes,
+        collector=build(config["collect"], expects=Collector, trusted=trusted, lanes=lanes),
+        policy=policy,
+        critic=critic,
+        returns=build(config["returns"], expects=Returns, trusted=trusted),
+        baseline=build(config["baseline"], expects=Baseline, trusted=trusted),
+        weights=build(config["weights"], expects=Weights, trusted=trusted),
+        estimator=build(config["estimator"], expects=Estimator, trusted=trusted),
+        update=build(config["update"], expects=Update, trusted=trusted, optimizer=optimizer),
+        diagnostics={
+            name: build(node, expects=Diagnostic, trusted=trusted)
+            for name, node in config.diagnostics.items()
+            if name != "every"
+        },
+    )
+    _check_fit(parts, config)
+    return parts
+
+
+def evaluation_lanes(config: DictConfig) -> Lanes:
+    """Returns lanes of the same environment for evaluation, able to pause unless it has only a form of its own."""
+    node = {**config.env, "num_envs": config.evaluation.num_envs, "vectorization": "sync"}
+    try:
+        return build(node, expects=Lanes, trusted=list(config.trusted_packages))
+    except UsageError:
+        return build({**node, "vectorization": "auto"}, expects=Lanes, trusted=list(config.trusted_packages))
+
+
+@contextmanager
+def forked_torch_generator(seed: int) -> Iterator[None]:
+    """Seeds torch's global generator inside the block and leaves it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _check_fit(parts: Parts, config: DictConfig) -> None:
+    """Holds every part, plug-ins too, to what it says of itself."""
+    columns = config.collect.get("episodes", parts.lanes.num_lanes)
+    if parts.baseline.least_columns > columns:
+        raise UsageError(
+            f"baseline: {_name(parts.baseline)} with {columns} columns a batch, "
+            f"expected at least {parts.baseline.least_columns} (collect.episodes or env.num_envs)"
+        )
+    if type(parts.critic).__name__ == "NoCritic":
+        needy: Sequence[Any] = (parts.returns, parts.baseline)
+        for group, part in zip(("returns", "baseline"), needy, strict=True):
+            if part.needs_values:
+                raise UsageError(f"{group}: {_name(part)} without a critic, expected critic=value")
+    if parts.returns.needs_whole_episodes and "episodes" not in config.collect:
+        raise UsageError(f"returns: {_name(parts.returns)} on slabs of steps, expected collect=episodes")
+
+
+def _name(part: object) -> str:
+    return type(part).__name__

@@ -1,0 +1,54 @@
+"""Baselines made of the batch itself, time by time."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from pgkit.baselines.base import MemorylessBaseline
+from pgkit.types import Coupling, Factors
+
+
+@final
+class Mean(MemorylessBaseline):
+    """The mean signal of all columns at each time, ended ones counting as 0.
+
+    Bias: each sample sits in its own baseline, which multiplies the expected gradient by exactly (N−1)/N.
+    Source: Kool, van Hoof and Welling 2019 (ICLR workshop), for the comparison.
+    """
+
+    unbiased = False
+    coupling: Coupling = "batch"
+
+    def value(self, factors: Factors) -> Tensor:
+        """Returns the mean of the row, `[F, N]`."""
+        return torch.where(factors.mask, factors.signal, 0.0).mean(dim=1, keepdim=True).expand_as(factors.signal)
+
+
+@final
+class LeaveOneOut(MemorylessBaseline):
+    """The mean signal of the *other* columns at each time.
+
+    Columns that ended earlier count as 0 (`ended="zero"`: their reward-to-go really is 0, and the estimate is a
+    U-statistic whose variance is known without bias) or are left out (`ended="exclude"`).
+    Bias: none: a column's baseline does not depend on its own actions.
+    Source: Kool, van Hoof and Welling 2019 (ICLR workshop); Salimans and Knowles 2014, arXiv:1401.1022.
+    """
+
+    least_columns = 2
+
+    def __init__(self, *, ended: Literal["zero", "exclude"] = "zero") -> None:
+        self.ended = ended
+        self.coupling: Coupling = "pairwise" if ended == "zero" else "batch"
+
+    def value(self, factors: Factors) -> Tensor:
+        """Returns the mean of the other columns of the row, `[F, N]`; 0 where no other column is left."""
+        # Double precision, so that equal outcomes cancel exactly and not to rounding noise.
+        signal = torch.where(factors.mask, factors.signal, 0.0).double()
+        others = signal.sum(dim=1, keepdim=True) - signal
+        if self.ended == "zero":
+            return (others / (signal.shape[1] - 1)).to(factors.signal.dtype)
+        count = factors.mask.sum(dim=1, keepdim=True) - factors.mask.to(signal.dtype)
+        return (others / count.clamp(min=1)).to(factors.signal.dtype)

@@ -1,0 +1,114 @@
+"""From observations as the environment gave them to the features of a network."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from pgkit.core.running import deviation, merge_moments
+from pgkit.errors import UsageError
+from pgkit.types import Observations, Rows
+
+CLIP = 10.0
+"""Normalised features are clipped to ±10 standard deviations."""
+
+
+@final
+class Encoder(nn.Module):
+    """Flattens, scales and optionally normalises observations: `[..., *obs]` to `[..., features]`.
+
+    A Box is flattened in C order, uint8 images divided by 255; Discrete and MultiDiscrete become one-hot; Dict and
+    Tuple are concatenated in the order of their space. Moments stand still until `update` and are part of the state.
+    """
+
+    def __init__(self, space: spaces.Space, *, normalise: bool, images: Literal["scale", "refuse"]) -> None:
+        super().__init__()
+        self.leaves = leaves(space)
+        self.normalise = normalise
+        if images == "refuse" and any(_is_image(leaf) for leaf in self.leaves.values()):
+            raise UsageError("policy.images: refuse, expected scale for an observation space of uint8")
+        self.features = sum(_width(leaf) for leaf in self.leaves.values())
+        for name, initial in (("mean", torch.zeros), ("squares", torch.zeros)):
+            self.register_buffer(name, initial(self.features, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        # What a forward pass reads; derived from the moments, in the type of the network.
+        self.register_buffer("shift", torch.zeros(self.features))
+        self.register_buffer("scale", torch.ones(self.features))
+
+    mean: Tensor
+    squares: Tensor
+    count: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    @property
+    def is_flat_box(self) -> bool:
+        """Whether an observation is one Box of numbers that needs no encoding but flattening and normalisation."""
+        return list(self.leaves) == [""] and isinstance(self.leaves[""], spaces.Box) and not _is_image(self.leaves[""])
+
+    def forward(self, obs: Observations) -> Tensor:
+        """Returns features `[..., D]` in the type of the network."""
+        features = self.flatten(obs)
+        return ((features - self.shift) * self.scale).clamp(-CLIP, CLIP) if self.normalise else features
+
+    def flatten(self, obs: Observations) -> Tensor:
+        """Returns the features before normalisation."""
+        named = obs if isinstance(obs, dict) else {"": obs}
+        parts = [_encode(named[key], leaf, self.shift.dtype) for key, leaf in self.leaves.items()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def update(self, rows: Rows) -> None:
+        """Advances the moments by a batch, once it has been used; does nothing unless normalising."""
+        if not self.normalise:
+            return
+        with torch.no_grad():
+            merged = merge_moments(self.count, self.mean, self.squares, self.flatten(rows.obs))
+            for buffer, value in zip((self.count, self.mean, self.squares), merged, strict=True):
+                buffer.copy_(value)
+            self.shift.copy_(self.mean)
+            self.scale.copy_(1 / deviation(self.count, self.squares))
+
+
+def leaves(space: spaces.Space, prefix: str = "") -> dict[str, spaces.Space]:
+    """Returns the simple spaces inside a space, keyed by their path joined with `/`; a simple space has the key ''."""
+    if isinstance(space, spaces.Dict):
+        children = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        children = [(str(index), child) for index, child in enumerate(space.spaces)]
+    else:
+        return {prefix: space}
+    result: dict[str, spaces.Space] = {}
+    for key, child in children:
+        result |= leaves(child, f"{prefix}/{key}" if prefix else str(key))
+    return result
+
+
+def _is_image(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8
+
+
+def _width(space: spaces.Space) -> int:
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return int(np.prod(space.shape))
+    raise UsageError(f"env.id: observation space {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple")
+
+
+def _encode(x: Tensor, space: spaces.Space, dtype: torch.dtype) -> Tensor:
+    if isinstance(space, spaces.Discrete):
+        return nn.functional.one_hot(x.long() - int(space.start), int(space.n)).to(dtype)
+    lead = x.shape[: x.dim() - len(space.shape or ())]
+    flat = x.reshape(*lead, -1)
+    if isinstance(space, spaces.MultiDiscrete):
+        counts = space.nvec.reshape(-1).tolist()
+        starts = space.start.reshape(-1).tolist()
+        parts = [nn.functional.one_hot(flat[..., i].long() - starts[i], n) for i, n in enumerate(counts)]
+        return torch.cat(parts, dim=-1).to(dtype)
+    return flat.to(dtype) / 255 if _is_image(space) else flat.to(dtype)

@@ -1,0 +1,113 @@
+"""How noisy a mean of per-sample gradients is: covariance traces, the signal behind them, and their ratio.
+
+Every variance here is the trace of a covariance matrix. `per_sample_variance` is that of one sample's gradient,
+`variance_of_mean` that of the mean of N of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pgkit.types import expect
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMoments:
+    """Unbiased estimates of what a batch says about its gradient's noise: all scalars.
+
+    `signal` estimates |E g|² and may be negative; `variance_of_mean` is of the mean of the batch's N samples.
+    """
+
+    per_sample_variance: float
+    variance_of_mean: float
+    signal: float
+
+    @property
+    def snr(self) -> float | None:
+        """The debiased signal-to-noise ratio of the mean, |E g|² / variance_of_mean; None without variance."""
+        return self.signal / self.variance_of_mean if self.variance_of_mean > 0 else None
+
+    @property
+    def expected_cosine(self) -> float | None:
+        """About the cosine between this batch's gradient and the true one; None while the ratio is unresolved."""
+        ratio = self.snr
+        return None if ratio is None or ratio <= 0 else (1 + 1 / ratio) ** -0.5
+
+
+def independent_moments(mean: Tensor, sum_of_squares: float, num_samples: int) -> GradientMoments:
+    """Returns the moments of N independent per-sample gradients.
+
+    Shapes: mean `[P]`; sum_of_squares is the scalar Σ_n |g_n|².
+    Bias: none when samples are independent; with coupled ones it understates the variance, see `pairwise_moments`.
+    Source: McCandlish et al. 2018, arXiv:1812.06162, for the debiased signal.
+    """
+    squared_mean = float(mean.square().sum())
+    per_sample = max(0.0, (sum_of_squares - num_samples * squared_mean) / (num_samples - 1))
+    of_mean = per_sample / num_samples
+    return GradientMoments(
+        per_sample_variance=per_sample, variance_of_mean=of_mean, signal=squared_mean - of_mean
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairMoments:
+    """Second moments of the kernel h of a U-statistic of order two, estimated without bias from one group."""
+
+    disjoint: float
+    """E[h_12 · h_34] = |E g|²."""
+    sharing_one: float
+    """E[h_12 · h_13]."""
+    same: float
+    """E|h_12|²."""
+
+    def variance_of_mean(self, num_samples: int) -> float:
+        """Returns the variance of the U-statistic over all pairs of `num_samples` samples."""
+        one, both = self.sharing_one - self.disjoint, self.same - self.disjoint
+        return (4 * (num_samples - 2) * one + 2 * both) / (num_samples * (num_samples - 1))
+
+
+def pair_moments(cross: Tensor) -> PairMoments:
+    """Returns the kernel moments of a leave-one-out estimate from cross gradients.
+
+    cross[i, j] = Σ_t G_it s_jt, sample i's outcomes against sample j's scores. Leave-one-out is the mean over pairs
+    of h_ij = ½ Σ_t (G_it − G_jt)(s_it − s_jt) = ½ (cross_ii + cross_jj − cross_ij − cross_ji), a U-statistic.
+
+    Shapes: cross `[n, n, P]`, n of at least 4.
+    Bias: none, provided columns that ended count as 0.
+    Source: Hoeffding 1948 (Annals of Mathematical Statistics 19:293).
+    """
+    n = expect("n n P .", cross=cross)["n"]
+    if n < 4:
+        raise ValueError(f"cross: {n} samples, expected at least 4")
+    own = cross.diagonal(dim1=0, dim2=1).T
+    kernel = 0.5 * (own[:, None] + own[None, :] - cross - cross.transpose(0, 1))
+    rows = kernel.sum(dim=1)
+    total = float(rows.sum(dim=0).square().sum())
+    by_row = float(rows.square().sum())
+    by_pair = float(kernel.square().sum())
+    return PairMoments(
+        disjoint=(total - 4 * by_row + 2 * by_pair) / (n * (n - 1) * (n - 2) * (n - 3)),
+        sharing_one=(by_row - by_pair) / (n * (n - 1) * (n - 2)),
+        same=by_pair / (n * (n - 1)),
+    )
+
+
+def explained_variance(prediction: Tensor, target: Tensor) -> float | None:
+    """Returns 1 − Var(target − prediction) / Var(target), None where the target does not vary.
+
+    Shapes: both `[M]`.
+    """
+    expect("M .", prediction=prediction, target=target)
+    if len(target) < 2:
+        return None
+    variance = float(target.var())
+    return 1 - float((target - prediction).var()) / variance if variance > 0 else None
+
+
+def mean_pairs(groups: list[PairMoments]) -> PairMoments:
+    """Returns the average of the moments of several disjoint groups of samples."""
+    stacked = torch.tensor([[g.disjoint, g.sharing_one, g.same] for g in groups], dtype=torch.float64).mean(dim=0)
+    return PairMoments(disjoint=float(stacked[0]), sharing_one=float(stacked[1]), same=float(stacked[2]))

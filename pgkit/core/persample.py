@@ -1,0 +1,143 @@
+"""Gradients of every sample's own surrogate, for many coefficient vectors at once.
+
+With s_t = ∇log p_t the score of one step, the gradient of sample n under coefficients c is g_n = Σ_t c_tn s_tn. One
+backward pass through Σ log p yields, for each layer, the gradient D `[T, N, out]` with respect to its output at every
+step; together with the layer's input A `[T, N, in]` it holds all the scores, because the weight's share of s_t is the
+outer product D_t A_tᵀ. So g_n = (c_n ∘ D_n)ᵀ A_n: one batched product, however many coefficient vectors there are.
+Source: Goodfellow 2015, arXiv:1510.01799, for the factored form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from pgkit.core.layers import Constant
+from pgkit.types import expect
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScores:
+    """One use of one layer: `outputs` D `[T, N, out]`, `inputs` A `[T, N, in]` where it has a weight; where its
+    parameters lie in the flat vector P."""
+
+    outputs: Tensor
+    inputs: Tensor | None
+    weight: slice | None
+    bias: slice | None
+
+    def columns(self, index: slice) -> LayerScores:
+        """Returns the scores of some samples, as views."""
+        inputs = None if self.inputs is None else self.inputs[:, index]
+        return replace(self, outputs=self.outputs[:, index], inputs=inputs)
+
+
+def layout(module: nn.Module) -> dict[str, slice]:
+    """Returns where each trainable parameter lies in the flat vector `[P]`, by name, in the module's own order."""
+    slices: dict[str, slice] = {}
+    start = 0
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            slices[name] = slice(start, start + parameter.numel())
+            start += parameter.numel()
+    return slices
+
+
+def factors_into_layers(module: nn.Module) -> bool:
+    """Returns whether every trainable parameter belongs to a layer that `layer_scores` knows: Linear or Constant."""
+    known = {
+        id(parameter)
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear | Constant)
+        for parameter in layer.parameters(recurse=False)
+    }
+    return all(id(parameter) in known for parameter in module.parameters() if parameter.requires_grad)
+
+
+def layer_scores(module: nn.Module, inputs: Sequence[Any], mask: Tensor) -> list[LayerScores]:
+    """Returns every layer's inputs and output gradients of Σ log p over the valid steps: one forward, one backward.
+
+    `module(*inputs)` is log p `[T, N]`, computed row by row: a step's log-probability depends on its own inputs alone.
+    Shapes: mask `[T, N]`; inputs `[T, N, …]` each.
+    Raises: ValueError where a parameter is in neither a Linear nor a Constant layer.
+    """
+    if not factors_into_layers(module):
+        raise ValueError("module: has parameters outside Linear and Constant layers, expected none")
+    uses: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def remember(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        uses.append((layer, arguments[0].detach(), output))
+
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | Constant)]
+    handles = [layer.register_forward_hook(remember) for layer in layers]
+    try:
+        with torch.enable_grad():
+            log_prob = module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    expect("T N .", mask=mask, log_prob=log_prob)
+    total = torch.where(mask, log_prob, 0.0).sum()
+    gradients = torch.autograd.grad(total, [output for _, _, output in uses])
+    places, names = layout(module), {id(parameter): name for name, parameter in module.named_parameters()}
+
+    def place(parameter: Tensor | None) -> slice | None:
+        return None if parameter is None else places.get(names[id(parameter)])
+
+    return [
+        LayerScores(outputs=gradient, inputs=arguments, weight=place(layer.weight), bias=place(layer.bias))
+        if isinstance(layer, nn.Linear)
+        else LayerScores(outputs=gradient, inputs=None, weight=None, bias=place(layer.value))
+        for (layer, arguments, _), gradient in zip(uses, gradients, strict=True)
+    ]
+
+
+def combine(layers: Sequence[LayerScores], coefficients: Tensor, num_parameters: int) -> Tensor:
+    """Returns the gradients of every sample under every coefficient vector, `[M, N, P]`.
+
+    Shapes: coefficients `[M, T, N]`.
+    """
+    sizes = expect("M T N .", coefficients=coefficients)
+    result = coefficients.new_zeros(sizes["M"], sizes["N"], num_parameters)
+    by_sample = coefficients.permute(2, 0, 1)  # [N, M, T]
+    for layer in layers:
+        outputs = layer.outputs.transpose(0, 1)  # [N, T, out]
+        if layer.bias is not None:
+            result[:, :, layer.bias] += (by_sample @ outputs).transpose(0, 1)
+        if layer.weight is not None and layer.inputs is not None:
+            inputs = layer.inputs.transpose(0, 1)  # [N, T, in]
+            weighted = by_sample[:, :, None, :] * outputs.transpose(1, 2)[:, None]  # [N, M, out, T]
+            products = weighted.flatten(1, 2) @ inputs  # [N, M·out, in]
+            result[:, :, layer.weight] += products.reshape(sizes["N"], sizes["M"], -1).transpose(0, 1)
+    return result
+
+
+def per_sample_by_vmap(module: nn.Module, inputs: Sequence[Any], coefficients: Tensor) -> Tensor:
+    """Returns the same `[M, N, P]` as `combine`, for any module: a gradient of each sample, vectorised.
+
+    The general path, for layers that do not factor and to test the fast one against.
+    Shapes: coefficients `[M, T, N]`; inputs `[T, N, …]` each.
+    """
+    parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
+    buffers = dict(module.named_buffers())
+
+    def surrogate(parameters: Mapping[str, Tensor], arguments: Sequence[Any], coefficients: Tensor) -> Tensor:
+        columns = torch.utils._pytree.tree_map(lambda x: x.unsqueeze(1), tuple(arguments))
+        log_prob = functional_call(module, {**parameters, **frozen, **buffers}, columns)
+        return torch.where(coefficients != 0, log_prob.squeeze(1) * coefficients, 0.0).sum()
+
+    one_vector = vmap(grad(surrogate), in_dims=(None, 1, 1))
+    gradients = vmap(one_vector, in_dims=(None, None, 0))(parameters, tuple(inputs), coefficients)
+    return torch.cat([gradients[name].flatten(2) for name in parameters], dim=2)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Returns P, the number of trainable parameters."""
+    return sum(prod(p.shape) for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,74 @@
+"""The score-function estimator: coefficients, and the surrogate whose gradient they make.
+
+    ∇ E_{x~p_θ}[f(x)] = E[ Σ_t c_t ∇log p_θ(x_t) ],   c_t = exp(L_t) (signal_t − b_t),
+
+with every c_t detached, so that a surrogate differentiates the log-probabilities alone.
+Source: Williams 1992 (Machine Learning 8:229); Mohamed et al. 2019, arXiv:1906.10652.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pgkit.types import expect
+
+
+def scale(log_weight: Tensor, mask: Tensor) -> Tensor:
+    """Returns exp(log_weight), exactly 0 where the mask is False: what a factor's advantage is multiplied by.
+
+    Shapes: both `[F, N]`.
+    Source: Precup, Sutton and Singh 2000, for the weights.
+    """
+    expect("F N .", log_weight=log_weight, mask=mask)
+    return torch.where(mask, log_weight, -torch.inf).exp()
+
+
+def coefficients(signal: Tensor, baseline: Tensor, scale: Tensor) -> Tensor:
+    """Returns scale · (signal − baseline), detached, exactly 0 where the scale is.
+
+    Shapes: all `[F, N]`.
+    Source: Williams 1992.
+    """
+    expect("F N .", signal=signal, baseline=baseline, scale=scale)
+    # Selecting comes before multiplying: 0 · inf would be nan.
+    return (torch.where(scale == 0, 0.0, signal - baseline) * scale).detach()
+
+
+def surrogate(log_prob: Tensor, coefficients: Tensor, *, num_samples: float) -> Tensor:
+    """Returns the scalar Σ c log p / num_samples, whose gradient is the score-function estimate.
+
+    It is not a loss: its value means nothing, and it is to be maximised.
+    Shapes: both alike, `[F, N]` or flat rows.
+    Source: Schulman et al. 2015, arXiv:1506.05254.
+    """
+    expect("M", log_prob=log_prob, coefficients=coefficients)
+    return (log_prob * coefficients.detach()).sum() / num_samples
+
+
+def standardise(coefficients: Tensor, mask: Tensor) -> Tensor:
+    """Returns the coefficients less their mean, divided by their standard deviation, over the valid factors.
+
+    Zeros where the spread is 0 or a single factor is valid.
+    Shapes: both `[F, N]`.
+    Bias: the statistics contain each sample itself; on a three-armed bandit with N = 4 the bias is 36 % of |∇J|.
+    Source: Engstrom et al. 2020, arXiv:2005.12729, among implementation details.
+    """
+    expect("F N .", coefficients=coefficients, mask=mask)
+    valid = coefficients[mask]
+    if valid.numel() < 2:
+        return torch.zeros_like(coefficients)
+    spread = valid.std()
+    if not spread > 0:
+        return torch.zeros_like(coefficients)
+    return torch.where(mask, (coefficients - valid.mean()) / spread, 0.0)
+
+
+def state_discount(time: Tensor, gamma: float) -> Tensor:
+    """Returns γ^t, the weight of a state in the gradient of the discounted objective.
+
+    Bias: leaving it out, as most code does, gives the gradient of no objective at all.
+    Shapes: time `[F, N]`, the step inside its episode.
+    Source: Thomas 2014 (ICML); Nota and Thomas 2020, arXiv:1906.07073.
+    """
+    return torch.pow(torch.as_tensor(gamma, dtype=torch.get_default_dtype()), time)

@@ -1,0 +1,83 @@
+"""The scores of one batch, computed when first asked for and shared by everything that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from pgkit.core import persample
+
+CHUNK = 2**24
+"""Numbers held at once, about 64 MiB in float32: larger batches are taken a few columns at a time."""
+
+
+@final
+class Scores:
+    """Every step's score ∇log p of a batch, in factored form.
+
+    `module(*inputs)` is log p `[F, N]`, row by row; inputs are `[F, N, …]` each (or dictionaries of such). The module
+    must not change while the scores are in use.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Sequence[Any], mask: Tensor) -> None:
+        self.module, self.inputs, self.mask = module, tuple(inputs), mask
+        self.layout = persample.layout(module)
+        self.num_parameters = persample.num_parameters(module)
+
+    def gradients(self, coefficients: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields (columns, gradients `[M, n, P]`) of all samples under each of M coefficient vectors, in chunks.
+
+        Shapes: coefficients `[M, F, N]`.
+        """
+        for columns in self._chunks(coefficients.shape[0]):
+            yield columns, self.gradients_of(columns, coefficients[:, :, columns])
+
+    def gradients_of(self, columns: slice, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[M, n, P]` of n neighbouring samples under each of M coefficient vectors.
+
+        Shapes: coefficients `[M, F, n]`, those of the samples in `columns`.
+        """
+        coefficients = torch.where(self.mask[:, columns], coefficients, 0.0)
+        if self._factored:
+            layers = self._layers if self._small else self._layers_of(columns)
+            part = [layer.columns(columns) for layer in layers] if self._small else layers
+            return persample.combine(part, coefficients, self.num_parameters)
+        inputs = tree_map(lambda x: x[:, columns], self.inputs)
+        return persample.per_sample_by_vmap(self.module, inputs, coefficients)
+
+    def per_sample(self, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`, all in memory."""
+        return torch.cat([gradients[0] for _, gradients in self.gradients(coefficients[None])])
+
+    @cached_property
+    def _factored(self) -> bool:
+        return persample.factors_into_layers(self.module)
+
+    @cached_property
+    def _layers(self) -> list[persample.LayerScores]:
+        return persample.layer_scores(self.module, self.inputs, self.mask)
+
+    def _layers_of(self, columns: slice) -> list[persample.LayerScores]:
+        inputs = tree_map(lambda x: x[:, columns], self.inputs)
+        return persample.layer_scores(self.module, inputs, self.mask[:, columns])
+
+    @cached_property
+    def _small(self) -> bool:
+        """Whether the inputs and output gradients of the whole batch may stay in memory."""
+        return self.mask.numel() * self._width <= CHUNK
+
+    @cached_property
+    def _width(self) -> int:
+        linear = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
+        return sum(layer.in_features + layer.out_features for layer in linear) + 1
+
+    def _chunks(self, num_vectors: int) -> list[slice]:
+        num_factors, num_samples = self.mask.shape
+        each = num_vectors * (self.num_parameters + num_factors * self._width)
+        size = min(num_samples, max(1, CHUNK // each))
+        return [slice(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]

@@ -1,0 +1,1 @@
+"""Networks that predict what is still to come."""

@@ -1,0 +1,127 @@
+"""A state-value critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from pgkit.core.encoder import Encoder
+from pgkit.core.networks import multilayer_perceptron
+from pgkit.core.running import deviation, merge_moments
+from pgkit.options import Count, Positive
+from pgkit.types import Metrics, Observations, Trajectories
+
+
+@final
+class ValueNetwork(nn.Module):
+    """V(s) in the running unit of its targets, so that one learning rate serves rewards of any size.
+
+    When the unit moves, the last layer is rescaled so that no prediction does.
+    Source: van Hasselt et al. 2016, arXiv:1602.07714 (PopArt).
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, encoder: Encoder, network: nn.Sequential) -> None:
+        super().__init__()
+        self.encoder, self.network = encoder, network
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, obs: Observations) -> Tensor:
+        """Returns V(s) `[...]` in the units of the targets."""
+        return self.network(self.encoder(obs)).squeeze(-1) * self.spread + float(self.mean)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the targets so far: the unit of the last layer."""
+        return float(deviation(self.count, self.squares))
+
+    def absorb(self, targets: Tensor) -> Tensor:
+        """Moves the unit to include targets `[M]`, keeping every prediction, and returns them in the new unit."""
+        old_mean, old_spread = float(self.mean), self.spread
+        merged = merge_moments(self.count, self.mean, self.squares, targets[:, None])
+        for buffer, value in zip((self.count, self.mean, self.squares), merged, strict=True):
+            buffer.copy_(value)
+        last = self.network[-1]
+        with torch.no_grad():
+            last.weight.mul_(old_spread / self.spread)
+            last.bias.mul_(old_spread).add_(old_mean - float(self.mean)).div_(self.spread)
+        return (targets - float(self.mean)) / self.spread
+
+
+@final
+class ValueCritic:
+    """Fits a state-value network to the returns of each batch by minibatch least squares, after they were read."""
+
+    tags = ("critic/loss",)
+
+    def __init__(
+        self,
+        *,
+        observation_space: spaces.Space,
+        generator: torch.Generator,
+        hidden_sizes: list[Count] = [64, 64],  # noqa: B006 read only
+        activation: Literal["tanh", "relu", "silu"] = "tanh",
+        normalise_observations: bool = False,
+        learning_rate: Positive = 1e-3,
+        steps: Count = 40,
+        minibatch_size: Count = 256,
+    ) -> None:
+        encoder = Encoder(observation_space, normalise=normalise_observations, images="scale")
+        layers = multilayer_perceptron(
+            encoder.features, hidden_sizes, 1, activation=activation, init="orthogonal", output_gain=1.0
+        )
+        self.network = ValueNetwork(encoder, layers)
+        self.optimizer = torch.optim.Adam(layers.parameters(), lr=learning_rate, fused=True)
+        self.generator = generator
+        self.steps, self.minibatch_size = steps, minibatch_size
+
+    def values(self, obs: Observations) -> Tensor:
+        """Returns V(s) `[T+1, N]`, detached."""
+        with torch.no_grad():
+            result: Tensor = self.network(obs)
+        return result
+
+    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
+        """Takes `steps` gradient steps towards the targets; reports their mean loss in squared target units.
+
+        Shapes: targets, mask `[T, N]`.
+        """
+        rows = trajectories.rows(mask.reshape(-1).nonzero().squeeze(-1))
+        if len(rows.index) == 0:
+            return {"critic/loss": None}
+        goal = self.network.absorb(targets.reshape(-1)[rows.index])
+        with torch.no_grad():
+            features = self.network.encoder(rows.obs)
+        total = torch.zeros(())
+        for _ in range(self.steps):
+            index = torch.randint(len(goal), (min(self.minibatch_size, len(goal)),), generator=self.generator)
+            loss = (self.network.network(features[index]).squeeze(-1) - goal[index]).square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+        self.network.encoder.update(rows)
+        return {"critic/loss": float(total) / self.steps * self.network.spread**2}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the network with its moments, the optimizer and the minibatch generator."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts them back."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])

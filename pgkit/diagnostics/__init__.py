@@ -1,0 +1,1 @@
+"""Instruments: they read a snapshot when due, and change nothing."""

@@ -1,0 +1,98 @@
+"""How noisy the gradient of this batch was."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, final
+
+import torch
+from torch import Tensor
+
+from pgkit.core.moments import GradientMoments, independent_moments, mean_pairs, pair_moments
+from pgkit.options import Count, Range
+from pgkit.types import Metrics, Snapshot
+
+LEAST_COUPLED = 4
+"""Columns without which the variance of a leave-one-out estimate has no unbiased estimate."""
+MOST_GROUPS = 4
+"""Groups of columns that are looked at in one batch: their cost grows with the square of their size."""
+MOST_NUMBERS = 2**25
+"""Numbers in one group's cross gradients, about 128 MiB in float32."""
+
+
+@final
+class GradientVariance:
+    """The covariance of exact per-column gradients, by its trace, and what it means for the mean of the batch.
+
+    All quantities are those of the mean over columns of the summed surrogate, without the entropy bonus, whatever
+    scale the update gives its objective. Where leave-one-out couples the columns, the variance of the mean is that of
+    a U-statistic, estimated without bias in groups of at most `max_columns` columns; where a baseline couples them in
+    another way, nothing unbiased is known and the values are null.
+    """
+
+    tags = (
+        "gradient/per_sample_variance",
+        "gradient/variance_of_mean",
+        "gradient/snr",
+        "gradient/expected_cosine",
+    )
+
+    def __init__(self, *, every: Count = 10, max_columns: Annotated[int, Range(least=8)] = 16) -> None:
+        self.every, self.max_columns = every, max_columns
+        self._said: set[str] = set()
+
+    def measure(self, snapshot: Snapshot) -> Metrics:
+        """Returns the variance of one column's gradient and of the mean, the debiased SNR and the expected cosine."""
+        reason = _obstacle(snapshot)
+        if reason is not None:
+            if reason not in self._said:
+                logging.getLogger("pgkit").warning("gradient/variance_of_mean is null: %s", reason)
+                self._said.add(reason)
+            return dict.fromkeys(self.tags)
+        moments = self._pairwise(snapshot) if snapshot.coupling == "pairwise" else _independent(snapshot)
+        values = (moments.per_sample_variance, moments.variance_of_mean, moments.snr, moments.expected_cosine)
+        return dict(zip(self.tags, values, strict=True))
+
+    def _pairwise(self, snapshot: Snapshot) -> GradientMoments:
+        """Returns the moments where the estimate is the mean over pairs of columns of a symmetric kernel."""
+        num_columns = snapshot.coefficients.shape[1]
+        affordable = int((MOST_NUMBERS / snapshot.scores.num_parameters) ** 0.5)
+        size = max(LEAST_COUPLED, min(self.max_columns, affordable))
+        groups = torch.arange(num_columns).tensor_split(max(1, num_columns // size))[:MOST_GROUPS]
+        cross = (_cross_gradients(snapshot, slice(int(group[0]), int(group[-1]) + 1)) for group in groups)
+        of_mean = mean_pairs([pair_moments(block) for block in cross]).variance_of_mean(num_columns)
+        mean, squares = _sums(snapshot)
+        signal = float(mean.square().sum()) - of_mean
+        return GradientMoments(
+            per_sample_variance=squares / num_columns - signal, variance_of_mean=of_mean, signal=signal
+        )
+
+
+def _obstacle(snapshot: Snapshot) -> str | None:
+    """Returns why this batch has no unbiased variance, or None."""
+    columns = snapshot.coefficients.shape[1]
+    if snapshot.coupling == "batch":
+        return "a statistic of the whole batch couples its columns"
+    least = LEAST_COUPLED if snapshot.coupling == "pairwise" else 2
+    return f"{columns} columns, and at least {least} are needed" if columns < least else None
+
+
+def _sums(snapshot: Snapshot) -> tuple[Tensor, float]:
+    """Returns the mean gradient `[P]` and the sum over columns of squared norms."""
+    total, squares = torch.zeros(()), 0.0
+    for _, gradients in snapshot.scores.gradients(snapshot.coefficients[None]):
+        total = total + gradients[0].sum(dim=0)
+        squares += float(gradients[0].square().sum())
+    return total / snapshot.coefficients.shape[1], squares
+
+
+def _independent(snapshot: Snapshot) -> GradientMoments:
+    mean, squares = _sums(snapshot)
+    return independent_moments(mean, squares, snapshot.coefficients.shape[1])
+
+
+def _cross_gradients(snapshot: Snapshot, columns: slice) -> Tensor:
+    """Returns, for columns i and j of a group, the outcomes of i against the scaled scores of j, `[n, n, P]`."""
+    outcomes = torch.where(snapshot.factors.mask, snapshot.factors.signal, 0.0)[:, columns]
+    coefficients = outcomes.T[:, :, None] * snapshot.scale[:, columns]
+    return snapshot.scores.gradients_of(columns, coefficients)

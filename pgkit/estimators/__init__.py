@@ -1,0 +1,1 @@
+"""Rules that turn signals and baselines into detached coefficients of the scores."""

@@ -1,0 +1,1 @@
+"""Parameterised laws of actions given observations."""

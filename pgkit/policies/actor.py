@@ -1,0 +1,90 @@
+"""Acting: from observations to law parameters without a tensor library in the step loop, where that can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pgkit.core.encoder import CLIP, Encoder
+from pgkit.core.layers import Tanh
+from pgkit.types import map_observations
+
+Array = np.ndarray[Any, Any]
+Actor = Callable[[Any], Array]
+
+
+def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None) -> Actor:
+    """Returns an actor over numpy views of the parameters: every in-place update of the network is seen at once.
+
+    The array it returns, `[N, K]`, is overwritten by the next call with the same N.
+    """
+    weights = [(_view(layer.weight).T, _view(layer.bias)) for layer in network if isinstance(layer, nn.Linear)]
+    squash = next((_IN_PLACE[type(layer)] for layer in network if type(layer) in _IN_PLACE), None)
+    shift, scale = _view(encoder.shift), _view(encoder.scale)
+    dtype = shift.dtype
+    tail = None if log_std is None else _view(log_std)
+    buffers: dict[int, tuple[Array, list[Array], Array]] = {}
+
+    def allocate(rows: int) -> tuple[Array, list[Array], Array]:
+        sizes = [bias.shape[0] for _, bias in weights]
+        result = np.empty((rows, sizes[-1] * (1 if tail is None else 2)), dtype)
+        return np.empty((rows, encoder.features), dtype), [np.empty((rows, size), dtype) for size in sizes], result
+
+    def act(obs: Array) -> Array:
+        rows = obs.shape[0]
+        if rows not in buffers:
+            buffers[rows] = allocate(rows)
+        features, outputs, result = buffers[rows]
+        features[...] = obs.reshape(rows, -1)
+        if encoder.normalise:
+            np.subtract(features, shift, out=features)
+            np.multiply(features, scale, out=features)
+            np.clip(features, -CLIP, CLIP, out=features)
+        hidden = features
+        for index, ((weight, bias), output) in enumerate(zip(weights, outputs, strict=True)):
+            if index and squash is not None:
+                squash(hidden)
+            np.dot(hidden, weight, out=output)
+            output += bias
+            hidden = output
+        if tail is None:
+            return hidden
+        result[:, : len(tail)] = hidden
+        result[:, len(tail) :] = tail
+        return result
+
+    return act
+
+
+def torch_actor(policy: Callable[[Any], Tensor]) -> Actor:
+    """Returns an actor that runs the policy's own forward pass without gradients: the general path."""
+
+    def act(obs: Any) -> Array:
+        with torch.inference_mode():
+            return policy(map_observations(torch.as_tensor, obs)).cpu().numpy()
+
+    return act
+
+
+def _view(tensor: Tensor) -> Array:
+    return tensor.detach().numpy()
+
+
+def _tanh(x: Array) -> None:
+    np.tanh(x, out=x)
+
+
+def _relu(x: Array) -> None:
+    np.maximum(x, 0, out=x)
+
+
+def _silu(x: Array) -> None:
+    # x / (1 + exp(-x)); the exponent is capped where the quotient is 0 in any case.
+    x /= 1 + np.exp(np.minimum(-x, 80))
+
+
+_IN_PLACE: dict[type[nn.Module], Callable[[Array], None]] = {Tanh: _tanh, nn.ReLU: _relu, nn.SiLU: _silu}

@@ -1,0 +1,1 @@
+"""Rules that credit rewards to the actions that could have caused them."""

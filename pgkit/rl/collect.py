@@ -1,0 +1,205 @@
+"""Two ways of collecting experience that fill one type: whole episodes, or a slab of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+import numpy as np
+
+from pgkit.errors import RunFault
+from pgkit.options import Count
+from pgkit.rl.lanes import Lanes
+from pgkit.rl.recording import ActionLaw, Actor, Arrays, Recording
+from pgkit.rl.spaces import Observation
+from pgkit.types import Trajectories
+
+BLOCK = 64
+"""Rows of noise drawn at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A collected batch, and what it took: raw returns and lengths of the episodes it finished, in that order;
+    every transition the environments made (`env_steps`) and those of them that are in no column (`discarded_steps`)."""
+
+    trajectories: Trajectories
+    returns: Sequence[float]
+    lengths: Sequence[int]
+    env_steps: int
+    discarded_steps: int
+
+
+@runtime_checkable
+class Collector(Protocol):
+    """Fills batches by letting a policy act on lanes."""
+
+    def start(self, seeds: Sequence[int]) -> None:
+        """Seeds and resets every lane."""
+
+    def collect(self, act: Actor, law: ActionLaw, generator: np.random.Generator) -> Batch:
+        """Returns the next batch; `generator` draws the noise of the actions."""
+
+
+@final
+class EpisodesCollector:
+    """Whole episodes, the same number on every lane: taking the first to finish would favour short ones.
+
+    A lane that has met its quota pauses where it can; where it cannot, what it does until the others are done is
+    counted as discarded.
+    """
+
+    def __init__(self, *, lanes: Lanes, episodes: Count = 8, max_episode_steps: Count | None = None) -> None:
+        self.lanes = lanes
+        self.quota = episodes // lanes.num_lanes
+        self.limit = max_episode_steps or lanes.max_episode_steps or 10_000
+
+    def start(self, seeds: Sequence[int]) -> None:
+        """Seeds and resets every lane."""
+        self._obs = self.lanes.reset(seeds)
+        self._ended = np.zeros(self.lanes.num_lanes, bool)
+        self._fresh = True
+
+    def collect(self, act: Actor, law: ActionLaw, generator: np.random.Generator) -> Batch:
+        """Returns one batch of `episodes` columns, padded to the longest.
+
+        Raises: RunFault where an episode does not end.
+        """
+        lanes = self.lanes
+        if lanes.can_pause:
+            lanes.pause(np.zeros(lanes.num_lanes, bool))
+        elif not self._fresh:
+            # Lanes that could not pause are in the middle of episodes that began in the batch before.
+            self._obs, self._ended = lanes.reset(None), np.zeros(lanes.num_lanes, bool)
+        self._fresh = False
+        recording = Recording(obs=[self._obs])
+        finished = np.zeros(lanes.num_lanes, int)
+        for ended in recording.extend(lanes, act, law, self._noise(law, generator, recording, finished)):
+            if ended.any():
+                finished += ended
+                if finished.min() >= self.quota:
+                    break
+                if lanes.can_pause:
+                    lanes.pause(finished >= self.quota)
+        arrays = recording.arrays()
+        first, self._ended, self._obs = self._ended, arrays.done[-1], recording.obs[-1]
+        return self._cut(arrays, law, first)
+
+    def _noise(
+        self, law: ActionLaw, generator: np.random.Generator, recording: Recording, finished: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        while True:
+            yield from law.noise(generator, (BLOCK, self.lanes.num_lanes))
+            running = finished < self.quota
+            steps = _rows_since_end(recording.terminated, recording.truncated)
+            if (steps[running] > self.limit).any():
+                lane = int(np.flatnonzero(running & (steps > self.limit))[0])
+                raise RunFault(
+                    f"collect.max_episode_steps: the episode on lane {lane} goes on after {self.limit} steps, "
+                    "expected an end; collect=steps takes endless episodes"
+                )
+
+    def _cut(self, arrays: Arrays, law: ActionLaw, reset_first: np.ndarray) -> Batch:
+        """Cuts the rows of each lane into its first `quota` episodes, one a column."""
+        num_lanes, done = self.lanes.num_lanes, arrays.done
+        lane_of, row_of = np.nonzero(done.T)
+        offset = np.searchsorted(lane_of, np.arange(num_lanes))
+        ends = row_of[offset[:, None] + np.arange(self.quota)]
+        # A lane that ended on the last row of the batch before spends its first row on the reset.
+        begins = np.concatenate([reset_first[:, None].astype(int), ends[:, :-1] + 2], axis=1)
+        first, last, lane = begins.T.ravel(), ends.T.ravel(), np.tile(np.arange(num_lanes), self.quota)
+        lengths = last - first + 1
+        time = np.arange(lengths.max() + 1)[:, None]
+        mask = time[:-1] < lengths
+        rows, obs_rows = np.minimum(first + time[:-1], last), np.minimum(first + time, last + 1)
+        columns = Arrays(
+            obs=_take(arrays.obs, obs_rows, lane),
+            parameters=arrays.parameters[rows, lane],
+            actions=arrays.actions[rows, lane],
+            rewards=np.where(mask, arrays.rewards[rows, lane], 0.0),
+            terminated=arrays.terminated[rows, lane] & (time[:-1] == lengths - 1),
+            truncated=arrays.truncated[rows, lane] & (time[:-1] == lengths - 1),
+        )
+        starts = np.broadcast_to(time[:-1] == 0, mask.shape).copy()
+        used = int(lengths.sum())
+        # Every row of every lane but those spent on resets; lanes that pause make no others than the used ones.
+        made = used if self.lanes.can_pause else done.size - int(done[:-1].sum())
+        order = np.argsort(last, kind="stable")
+        return Batch(
+            trajectories=columns.trajectories(law, starts=starts, mask=mask, lane=lane, whole_episodes=True),
+            returns=columns.rewards.sum(axis=0)[order].tolist(),
+            lengths=lengths[order].tolist(),
+            env_steps=made,
+            discarded_steps=made - used,
+        )
+
+
+@final
+class StepsCollector:
+    """A slab of `steps` rows on every lane; an episode goes on in the next slab where one cuts it."""
+
+    def __init__(self, *, lanes: Lanes, steps: Count = 128) -> None:
+        self.lanes, self.steps = lanes, steps
+
+    def start(self, seeds: Sequence[int]) -> None:
+        """Seeds and resets every lane."""
+        self._obs: Observation = self.lanes.reset(seeds)
+        num_lanes = self.lanes.num_lanes
+        self._ended = np.zeros(num_lanes, bool)  # the next row is a reset row
+        self._was_reset = np.ones(num_lanes, bool)  # the next row begins an episode
+        self._returns, self._lengths = np.zeros(num_lanes), np.zeros(num_lanes, int)  # of the episodes under way
+
+    def collect(self, act: Actor, law: ActionLaw, generator: np.random.Generator) -> Batch:
+        """Returns one batch of a column a lane."""
+        recording = Recording(obs=[self._obs])
+        for block in range(0, self.steps, BLOCK):
+            noise = law.noise(generator, (min(BLOCK, self.steps - block), self.lanes.num_lanes))
+            for _ in recording.extend(self.lanes, act, law, noise):
+                pass
+        arrays = recording.arrays()
+        done = arrays.done
+        resets = np.concatenate([self._ended[None], done[:-1]])
+        starts = np.concatenate([self._was_reset[None], resets[:-1]]) & ~resets
+        mask = ~resets
+        returns, lengths = self._finished(arrays.rewards, mask, done)
+        self._obs, self._ended, self._was_reset = recording.obs[-1], done[-1], resets[-1]
+        lane = np.arange(self.lanes.num_lanes)
+        return Batch(
+            trajectories=arrays.trajectories(law, starts=starts, mask=mask, lane=lane, whole_episodes=False),
+            returns=returns.tolist(),
+            lengths=lengths.tolist(),
+            env_steps=int(mask.sum()),
+            discarded_steps=0,
+        )
+
+    def _finished(self, rewards: np.ndarray, mask: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (returns, lengths) of the episodes that ended, in order; carries over those under way."""
+        returns = self._returns + np.cumsum(np.where(mask, rewards, 0.0), axis=0)
+        lengths = self._lengths + np.cumsum(mask, axis=0)
+        lane, row = np.nonzero(done.T)
+        first = np.diff(lane, prepend=-1) > 0
+
+        def since_last_end(total: np.ndarray) -> np.ndarray:
+            at_end = total[row, lane]
+            return at_end - np.where(first, 0, np.concatenate([[0], at_end[:-1]]))
+
+        order = np.argsort(row, kind="stable")
+        finished = since_last_end(returns)[order], since_last_end(lengths)[order].astype(int)
+        self._returns, self._lengths = returns[-1], lengths[-1]
+        # Ends are in order on each lane, so the last one is what stays.
+        self._returns[lane] = returns[-1, lane] - returns[row, lane]
+        self._lengths[lane] = lengths[-1, lane] - lengths[row, lane]
+        return finished
+
+
+def _take(obs: Observation, rows: np.ndarray, lane: np.ndarray) -> Observation:
+    if isinstance(obs, dict):
+        return {key: value[rows, lane] for key, value in obs.items()}
+    return obs[rows, lane]
+
+
+def _rows_since_end(terminated: Sequence[np.ndarray], truncated: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns how many rows each lane has gone without an end, `[L]`."""
+    done = np.array(terminated) | np.array(truncated)
+    return np.where(done.any(axis=0), done[::-1].argmax(axis=0), len(done))

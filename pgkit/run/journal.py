@@ -1,0 +1,98 @@
+"""What a run remembers and shows while it goes on: counters, records, loggers, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+
+from pgkit.loggers.group import LoggerGroup
+from pgkit.rl.collect import Batch
+from pgkit.run.progress import Progress
+from pgkit.run.record import Clock, EpisodeRecord
+from pgkit.types import Metrics
+
+TAGS = (
+    "return/mean",
+    "return/mean_100",
+    "return/max",
+    "return/min",
+    "episode/length",
+    "steps/discarded",
+    "time/steps_per_second",
+    "time/diagnostics_fraction",
+)
+
+
+@final
+class Journal:
+    """Counts what a run did and hands every update's metrics to the loggers and to the progress view."""
+
+    def __init__(self, *, loggers: LoggerGroup, progress: Progress, record: EpisodeRecord, clock: Clock) -> None:
+        self.loggers, self.progress, self.record, self.clock = loggers, progress, record, clock
+        self.env_steps = self.discarded_steps = self.updates = 0
+        self.gradient: Metrics = {}
+        self._diagnosing = 0.0
+
+    @contextmanager
+    def diagnosing(self) -> Iterator[None]:
+        """Measures what the instruments cost."""
+        start = time.perf_counter()
+        yield
+        self._diagnosing += time.perf_counter() - start
+
+    def collected(self, batch: Batch) -> None:
+        """Takes in a batch as soon as it is there, before it is learnt from."""
+        self.env_steps += batch.env_steps
+        self.discarded_steps += batch.discarded_steps
+        self.record.add(batch.returns, batch.lengths, env_steps=self.env_steps, clock=self.clock)
+
+    def write(self, batch: Batch, metrics: Mapping[str, float | None]) -> None:
+        """Ends an update: logs its metrics and shows where the run is."""
+        self.updates += 1
+        measured = {tag: value for tag, value in metrics.items() if tag.startswith("gradient/") and value is not None}
+        self.gradient |= measured
+        seconds = self.clock.seconds
+        everything: dict[str, float | None] = {
+            **_episodes(batch),
+            "return/mean_100": self.record.return_mean_100,
+            "steps/discarded": self.discarded_steps,
+            "time/steps_per_second": self.env_steps / seconds,
+            "time/diagnostics_fraction": self._diagnosing / seconds,
+            **metrics,
+        }
+        self.loggers.write(everything, step=self.env_steps)
+        self.progress.update(
+            env_steps=self.env_steps, return_mean_100=self.record.return_mean_100, snr=metrics.get("gradient/snr")
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the counters, the episode record and the clock."""
+        return {
+            "env_steps": self.env_steps,
+            "discarded_steps": self.discarded_steps,
+            "updates": self.updates,
+            "gradient": dict(self.gradient),
+            "diagnosing": self._diagnosing,
+            "record": self.record.state_dict(),
+            "clock": self.clock.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts them back."""
+        self.env_steps, self.discarded_steps = state["env_steps"], state["discarded_steps"]
+        self.updates, self.gradient = state["updates"], dict(state["gradient"])
+        self._diagnosing = state["diagnosing"]
+        self.record.load_state_dict(state["record"])
+        self.clock.load_state_dict(state["clock"])
+
+
+def _episodes(batch: Batch) -> dict[str, float | None]:
+    """Returns the statistics of the episodes that a batch finished; None where it finished none."""
+    tags = ("return/mean", "return/max", "return/min", "episode/length")
+    if not batch.returns:
+        return dict.fromkeys(tags)
+    count = len(batch.returns)
+    values = (sum(batch.returns) / count, max(batch.returns), min(batch.returns), sum(batch.lengths) / count)
+    return dict(zip(tags, values, strict=True))

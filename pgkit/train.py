@@ -1,0 +1,91 @@
+"""`python -m pgkit.train env=CartPole agent=reinforce`: the training loop, and what surrounds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgkit.app import run_app
+
+# Heavy imports come inside functions: a typing mistake is answered before torch is loaded.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from pgkit.assemble import Parts
+    from pgkit.run.interrupts import Interrupts
+    from pgkit.run.journal import Journal
+
+
+def learn(
+    parts: Parts, journal: Journal, interrupts: Interrupts, *, total_steps: int, stop_when_solved: bool = False
+) -> None:
+    """Trains until `total_steps` environment steps were made, the task is solved (if asked to) or someone interrupts.
+
+    One turn of the loop is the walk of one batch, in the order in which things are read and only then learnt from.
+    """
+    from pgkit.rl.factors import factors_of
+    from pgkit.rl.objective import PolicyObjective
+    from pgkit.run.instruments import Instruments
+
+    policy, critic, returns, baseline, update = (
+        parts.policy, parts.critic, parts.returns, parts.baseline, parts.update
+    )  # fmt: skip
+    instruments = Instruments(parts.diagnostics, policy, coupling=parts.coupling)
+    act = policy.actor()
+    while journal.env_steps < total_steps and not interrupts.requested:
+        batch = parts.collector.collect(act, policy.law, parts.streams.policy)
+        journal.collected(batch)
+        trajectories = batch.trajectories
+        factors = factors_of(trajectories, policy=policy, critic=critic, weights=parts.weights, returns=returns)
+        reference = baseline.value(factors)
+        coefficients = parts.estimator.coefficients(factors, reference)
+        with journal.diagnosing():
+            instruments.before(journal.updates, policy)
+        objective = PolicyObjective(
+            policy=policy,
+            trajectories=trajectories,
+            coefficients=coefficients,
+            mask=factors.mask,
+            average=update.average,
+            entropy_coefficient=update.entropy_coefficient,
+        )
+        metrics = update.step(objective, progress=min(1.0, journal.env_steps / total_steps))
+        baseline.update(factors)
+        metrics |= critic.update(trajectories, factors.signal, factors.mask)
+        policy.update(trajectories.rows())
+        returns.update(trajectories)
+        with journal.diagnosing():
+            scale = parts.estimator.scale
+            metrics |= instruments.after(trajectories, factors, reference, coefficients, scale, policy)
+        journal.write(batch, metrics)
+        if stop_when_solved and journal.record.solved:
+            break
+
+
+def rehearse(config: DictConfig, trusted: tuple[str, ...]) -> None:
+    """Builds everything once and tries the environment, before anything is written.
+
+    Raises: UsageError for whatever does not work.
+    """
+    from pgkit.assemble import assemble
+
+    assemble(config).lanes.probe()
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Trains, evaluates and saves one run in `folder`.
+
+    Raises: RunFault or UsageError, with everything so far written; KeyboardInterrupt after an interrupted run.
+    """
+    from pgkit.conduct import conduct
+
+    conduct(config, folder, learn)
+
+
+def main() -> None:
+    """The console script `pgkit-train`."""
+    run_app("train", dry=rehearse, task=run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,386 @@
+"""The data that walks through pgkit, the protocols its rooms meet at, and the conventions they share.
+
+Conventions, written once, here:
+
+* Objectives are maximised and every estimate is an ascent direction; the sign flips in `updates/` and nowhere else.
+* Estimates and diagnostics sum over the F factors (time steps) and average over the N samples (columns).
+* The gradient of one sample belongs to that sample's summed surrogate and is not divided by N.
+* Logarithms are natural; weights stay in log space until the last multiplication.
+* "Variance" names its vector: `per_sample_variance` is that of one sample's gradient, `variance_of_mean` that of the
+  average of N of them; both are traces of a covariance.
+* `unbiased` means unbiased for behaviour policies chosen independently of the batch.
+
+Dimension names: T time steps, N columns (samples), F factors, P parameters, K parameters of one distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Observations = Tensor | dict[str, Tensor]
+"""Observations as the environment gave them; a Dict or Tuple space becomes a flat dict, keys joined by `/`."""
+
+Metrics = dict[str, float | None]
+"""What an instrument reports; None means that the batch could not answer, never NaN."""
+
+Coupling = Literal["independent", "pairwise", "batch"]
+"""How a baseline ties the samples of a batch together: not at all; as leave-one-out does, so that the estimate is a
+U-statistic of order two; or in any other way, for which no unbiased variance is known."""
+
+
+def map_observations(function: Callable[[Tensor], Tensor], observations: Observations) -> Observations:
+    """Returns the observations with `function` applied to every array in them."""
+    if isinstance(observations, dict):
+        return {key: function(value) for key, value in observations.items()}
+    return function(observations)
+
+
+def expect(dimensions: str, **tensors: Tensor | np.ndarray) -> dict[str, int]:
+    """Returns the sizes bound to the names in `dimensions`, the same for every tensor given.
+
+    `expect("T N", signal=a, mask=b)` reads the *leading* dimensions, so `actions [T, N, A]` may be checked too; a
+    trailing `.` as in `"T N ."` forbids further ones.
+
+    Raises: ValueError naming the culprit, as in `signal: T=3, but T=4 in log_prob`.
+    """
+    names = dimensions.split()
+    exact = names[-1] == "."
+    names = names[:-1] if exact else names
+    sizes: dict[str, int] = {}
+    origin: dict[str, str] = {}
+    for label, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        if len(shape) < len(names) or (exact and len(shape) != len(names)):
+            raise ValueError(f"{label}: shape {list(shape)}, expected [{', '.join(names)}{'' if exact else ', …'}]")
+        for name, size in zip(names, shape, strict=False):
+            if sizes.setdefault(name, size) != size:
+                raise ValueError(f"{label}: {name}={size}, but {name}={sizes[name]} in {origin[name]}")
+            origin.setdefault(name, label)
+    return sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A flat view of M valid transitions of a batch; `index` says where each lies in `[T, N]`, as `t * N + n`."""
+
+    obs: Observations
+    actions: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectories:
+    """One batch of experience, time-major, exactly as it happened.
+
+    Shapes:
+        obs: `[T+1, N, *obs]`; `obs[t]` is what action t was chosen from, `obs[t+1]` what it led to: at an end the
+            true final observation, never that of the next episode.
+        actions: `[T, N, *act]`, as sampled; clipping for the environment happens on a copy.
+        rewards, behavior_log_prob: `[T, N]`; rewards as the environment gave them, log μ(a|s) at sampling time (nats).
+        terminated, truncated, starts, mask: `[T, N]` bool; mask is False on padding and on reset rows. Terminated wins
+            where both ends are set. The last row of a slab may be neither: the collector cut that episode.
+        behavior_id, lane: `[N]`; which policy acted, and which environment a column came from.
+        action_mask: optional `[T, N, …]`; policy_state: optional `[N, …]`, the recurrent state at row 0.
+    """
+
+    obs: Observations
+    actions: Tensor
+    rewards: Tensor
+    behavior_log_prob: Tensor
+    behavior_id: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    starts: Tensor
+    mask: Tensor
+    lane: Tensor
+    whole_episodes: bool
+    action_mask: Tensor | None = None
+    policy_state: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        expect("T N", rewards=self.rewards, actions=self.actions, mask=self.mask, terminated=self.terminated)
+        expect("T N", rewards=self.rewards, behavior_log_prob=self.behavior_log_prob, starts=self.starts)
+
+    @property
+    def num_steps(self) -> int:
+        """T, padding included."""
+        return self.rewards.shape[0]
+
+    @property
+    def num_columns(self) -> int:
+        """N."""
+        return self.rewards.shape[1]
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Flat indices `[M]` (`t * N + n`) of the transitions that happened."""
+        return self.mask.reshape(-1).nonzero().squeeze(-1)
+
+    def rows(self, index: Tensor | None = None) -> Rows:
+        """Returns the transitions at flat `index`, all the valid ones by default."""
+        if index is None and len(self.valid) == self.mask.numel():
+            # The whole batch is valid: a view serves and nothing is copied.
+            obs = map_observations(lambda x: x[:-1].flatten(0, 1), self.obs)
+            return Rows(obs=obs, actions=self.actions.flatten(0, 1), index=self.valid)
+        index = self.valid if index is None else index
+        obs = map_observations(lambda x: x[:-1].flatten(0, 1)[index], self.obs)
+        return Rows(obs=obs, actions=self.actions.flatten(0, 1)[index], index=index)
+
+    def columns(self, index: Tensor) -> Trajectories:
+        """Returns whole columns, in the order of `index` `[M]`."""
+        optional = {
+            "action_mask": None if self.action_mask is None else self.action_mask[:, index],
+            "policy_state": None if self.policy_state is None else self.policy_state[index],
+        }
+        return Trajectories(
+            obs=map_observations(lambda x: x[:, index], self.obs),
+            actions=self.actions[:, index],
+            rewards=self.rewards[:, index],
+            behavior_log_prob=self.behavior_log_prob[:, index],
+            behavior_id=self.behavior_id[index],
+            terminated=self.terminated[:, index],
+            truncated=self.truncated[:, index],
+            starts=self.starts[:, index],
+            mask=self.mask[:, index],
+            lane=self.lane[index],
+            whole_episodes=self.whole_episodes,
+            **optional,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """What a score-function estimator sees, whatever was sampled: F factors of N samples.
+
+    Shapes: signal, log_weight, mask `[F, N]`, all detached; values `[F+1, N]` from the critic, or None.
+
+    `signal` is the outcome credited to each factor, `log_weight` the cumulative log importance weight (0 where the
+    sampling law is the current one), `mask` the factors that count; `time` is each factor's index inside its own
+    episode, None where a batch does not hold whole episodes.
+    """
+
+    signal: Tensor
+    log_weight: Tensor
+    mask: Tensor
+    values: Tensor | None = None
+    time: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        expect("F N .", signal=self.signal, log_weight=self.log_weight, mask=self.mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientEstimate:
+    """A gradient and what is known about its error.
+
+    Shapes: mean `[P]`; per_sample `[N, P]` or None where it was not asked for; coefficients `[F, N]`.
+
+    `independent` is False when a statistic of the batch couples the samples; `layout` maps parameter names to their
+    slice of P.
+    """
+
+    mean: Tensor
+    coefficients: Tensor
+    unbiased: bool
+    independent: bool
+    layout: Mapping[str, slice]
+    per_sample: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveValue:
+    """An objective evaluated on some rows: `value` is differentiable and to be maximised, `entropy` a mean in nats."""
+
+    value: Tensor
+    entropy: Tensor
+
+
+class Objective(Protocol):
+    """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all."""
+
+    def __call__(self, rows: Tensor | None = None) -> ObjectiveValue: ...
+
+
+class Stateful(Protocol):
+    """Whatever lives longer than one update can be saved and put back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A parameterised law of actions given observations."""
+
+    def log_prob(self, obs: Observations, actions: Tensor) -> Tensor:
+        """Returns log π(a|s) `[...]`, differentiable; summed over a trajectory it is log p(τ) without the dynamics."""
+
+    def divergence(self, other: Policy, obs: Observations) -> Tensor:
+        """Returns KL(self || other) `[...]` at every observation, in nats, without gradients."""
+
+    def update(self, rows: Rows) -> None:
+        """Advances the preprocessing moments, once the batch has been used."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """Estimates the value of observations; knows nothing of the baseline that reads it."""
+
+    tags: Sequence[str]
+
+    def values(self, obs: Observations) -> Tensor | None:
+        """Returns V(s) `[T+1, N]`, detached, or None where there is no critic."""
+
+    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
+        """Fits the values of `obs[:-1]` to `targets` `[T, N]` where `mask`; called only after values were read."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Returns(Protocol):
+    """Credits rewards to the actions that could have caused them."""
+
+    needs_values: bool
+    needs_whole_episodes: bool
+    unbiased: bool
+
+    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (signal, mask), both `[T, N]`; a return may only take rows out of the mask, never add any."""
+
+    def update(self, trajectories: Trajectories) -> None:
+        """Advances the reward moments; called once, after the batch was used."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Weights(Protocol):
+    """Corrects for data that another policy sampled."""
+
+    unbiased: bool
+
+    def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:
+        """Returns the cumulative log weight of each prefix, `[T, N]`, detached."""
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """A reference that is subtracted from the signal; reading and updating are apart, and reading comes first."""
+
+    unbiased: bool
+    coupling: Coupling
+    needs_values: bool
+    least_columns: int
+
+    def value(self, factors: Factors) -> Tensor:
+        """Returns the baseline `[F, N]`, detached; changes nothing."""
+
+    def update(self, factors: Factors) -> None:
+        """Learns from the batch, once it has been read."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A rule for the detached coefficients whose product with the scores is the gradient."""
+
+    unbiased: bool
+    coupling: Coupling
+
+    def coefficients(self, factors: Factors, baseline: Tensor) -> Tensor:
+        """Returns the coefficients `[F, N]`, detached, 0 where the mask is False."""
+
+    def scale(self, factors: Factors) -> Tensor:
+        """Returns what multiplies (signal − baseline) at every factor, `[F, N]`; 0 where the mask is False."""
+
+
+@runtime_checkable
+class Update(Protocol):
+    """Moves the policy's parameters uphill on an objective; the one place where the sign flips."""
+
+    average: Literal["columns", "steps"]
+    entropy_coefficient: float
+    tags: Sequence[str]
+
+    def step(self, objective: Objective, *, progress: float) -> Metrics:
+        """Changes the parameters and returns what it did; `progress` in [0, 1] is the share of the run that is over."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+class Scores(Protocol):
+    """The scores ∇log p of a batch, at the parameters its gradient was taken at; lazy, shared, chunked."""
+
+    layout: Mapping[str, slice]
+    num_parameters: int
+
+    def gradients(self, coefficients: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields (columns, gradients `[M, n, P]`) under M coefficient vectors `[M, F, N]`."""
+
+    def gradients_of(self, columns: slice, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[M, n, P]` of some columns under M coefficient vectors `[M, F, n]` of theirs."""
+
+    def per_sample(self, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Everything an instrument may look at after an update; frozen, and thrown away afterwards.
+
+    `before` is the policy that the gradient was taken at, `policy` the one that the update left; `scale` is what
+    multiplies (signal − baseline), so that `coefficients` is their product, standardised or not.
+    """
+
+    trajectories: Trajectories
+    factors: Factors
+    baseline: Tensor
+    scale: Tensor
+    coefficients: Tensor
+    coupling: Coupling
+    before: Policy
+    policy: Policy
+    scores: Scores
+
+
+@runtime_checkable
+class Diagnostic(Protocol):
+    """An instrument: reads a snapshot when due, changes nothing, draws nothing from the run's generators."""
+
+    tags: Sequence[str]
+    every: int
+
+    def measure(self, snapshot: Snapshot) -> Metrics:
+        """Returns a value for every one of its tags, None where this batch cannot answer."""
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Writes the metrics of one update somewhere a person looks."""
+
+    def write(self, metrics: Metrics, *, step: int) -> None:
+        """Records one update's metrics at `step` environment steps."""
+
+    def close(self) -> None: ...

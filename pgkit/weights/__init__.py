@@ -1,0 +1,1 @@
+"""Corrections for data that another policy sampled."""

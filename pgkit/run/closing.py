@@ -65,4 +65,4 @@ def _outcome(summary: Mapping[str, Any]) -> str:
 
 def _evaluation(name: str, result: Mapping[str, Any]) -> str:
     interval = "" if result["low"] is None else f" [{result['low']:.1f}, {result['high']:.1f}]"
-    return f"{name} {result['mean']:.1f}{interval}, {result['episodes']} episodes"
+    return f"{name} {result['mean']:.1f}{interval}, {result['episodes']} episode{'s' * (result['episodes'] != 1)}"

@@ -31,18 +31,19 @@ class Inspector:
 
         Shapes: obs as `flatten` gave them; rewards `[N]` float64, or None after a reset.
         """
-        for name, array in obs.items() if isinstance(obs, dict) else (("", obs),):
-            label = f"observation {name}" if name else "observation"
-            if array.shape != self._shapes[name]:
-                return None, f"{label} of shape {array.shape}, expected {self._shapes[name]}"
-            zeros = self._zeros.get(name)
-            if zeros is not None and array.ravel(order="K").dot(zeros) != 0:
-                return self._first_not_finite(label, array)
-        if rewards is not None:
-            if rewards.shape != (self._num_lanes,):
-                return None, f"rewards of shape {rewards.shape}, expected {(self._num_lanes,)}"
-            if rewards.dot(self._no_rewards) != 0:
-                return self._first_not_finite("reward", rewards)
+        with np.errstate(invalid="ignore"):  # an infinity times 0
+            for name, array in obs.items() if isinstance(obs, dict) else (("", obs),):
+                label = f"observation {name}" if name else "observation"
+                if array.shape != self._shapes[name]:
+                    return None, f"{label} of shape {array.shape}, expected {self._shapes[name]}"
+                zeros = self._zeros.get(name)
+                if zeros is not None and array.ravel(order="K").dot(zeros) != 0:
+                    return self._first_not_finite(label, array)
+            if rewards is not None:
+                if rewards.shape != (self._num_lanes,):
+                    return None, f"rewards of shape {rewards.shape}, expected {(self._num_lanes,)}"
+                if rewards.dot(self._no_rewards) != 0:
+                    return self._first_not_finite("reward", rewards)
         return None
 
     def _first_not_finite(self, label: str, array: np.ndarray) -> tuple[int, str]:

@@ -40,8 +40,9 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.paused = False
         self._step = env.step
         self._space = env.observation_space
-        # A Box is checked by its shape alone, which is cheap enough for every step.
-        self._shape = self._space.shape if isinstance(self._space, Box) else None
+        # Arrays of a Box are compared in place; what differs, and every other space, goes through `mismatch`.
+        self._shape = self._space.shape if isinstance(self._space, Box) else False
+        self._dtype = self._space.dtype
         self._lane = lane
         self._seed: int | None = None
         self._episode = 0
@@ -55,8 +56,9 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._count += 1
         try:
             obs, reward, terminated, truncated, _ = self._step(action)
-            if self._shape is None or obs.shape != self._shape:
+            if getattr(obs, "shape", None) != self._shape or obs.dtype != self._dtype:
                 self._check(obs)
+            reward = float(reward)
         except Exception as error:
             return self._last, 0.0, False, False, {FAULT: self._fault(f", action {show_action(action)}", error)}
         self._last = obs
@@ -70,8 +72,7 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._count = 0
         try:
             obs, _ = self.env.reset(seed=seed, options=options)
-            if self._shape is None or obs.shape != self._shape:
-                self._check(obs)
+            self._check(obs)
         except Exception as error:
             placeholder = create_empty_array(self._space, n=1, fn=np.zeros)
             return _first(placeholder), {FAULT: self._fault(", in reset", error)}

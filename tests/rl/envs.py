@@ -1,0 +1,270 @@
+"""Toy environments whose every number can be told beforehand, and environments that break their contract on demand.
+
+Importing this module registers them, so `tests.rl.envs:Counting-v0` is an id that works in worker processes too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+Step = tuple[Any, Any, Any, Any, dict[str, Any]]
+NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+
+def length_of(seed: int) -> int:
+    """Returns how long the episodes of a lane with this seed are: 2, 3 or 4 steps."""
+    return 2 + seed % 3
+
+
+class CountingEnv(gymnasium.Env[Any, Any]):
+    """Observes [seed, episode, step, last action]; the reward is 10 * step + action; ends after `length_of(seed)`."""
+
+    observation_space = NUMBERS
+    action_space = spaces.Discrete(5)
+
+    def __init__(self, truncates: bool = False) -> None:
+        self.truncates = truncates
+        self.seed, self.episode, self.count, self.action = 0, 0, 0, 0
+
+    def _obs(self) -> np.ndarray:
+        return np.array([self.seed, self.episode, self.count, self.action], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.seed, self.episode = seed, 0
+        self.episode += 1
+        self.count = self.action = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Step:
+        self.count += 1
+        self.action = int(action)
+        ended = self.count >= length_of(self.seed)
+        reward = 10 * self.count + self.action
+        return self._obs(), reward, ended and not self.truncates, ended and self.truncates, {"noise": object()}
+
+
+class CountingVectorEnv(VectorEnv[Any, Any, Any]):
+    """Lanes of CountingEnv with seeds s, s+1, …; resets in the same step unless it is asked for the next one."""
+
+    def __init__(self, num_envs: int = 1, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP) -> None:
+        self.num_envs = num_envs
+        self.mode = autoreset_mode
+        self.metadata = {"autoreset_mode": autoreset_mode}
+        self.envs = [CountingEnv() for _ in range(num_envs)]
+        self.single_observation_space, self.single_action_space = NUMBERS, CountingEnv.action_space
+        self.observation_space = batch_space(NUMBERS, num_envs)
+        self.action_space = batch_space(CountingEnv.action_space, num_envs)
+        self.ended = np.zeros(num_envs, dtype=bool)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        seeds = [None if seed is None else seed + lane for lane in range(self.num_envs)]
+        self.ended[:] = False
+        return np.stack([env.reset(seed=each)[0] for env, each in zip(self.envs, seeds, strict=True)]), {}
+
+    def step(self, actions: Any) -> Step:
+        rows, final = [], np.full(self.num_envs, None, dtype=object)
+        for lane, env in enumerate(self.envs):
+            if self.mode is AutoresetMode.NEXT_STEP and self.ended[lane]:
+                rows.append((env.reset()[0], 0, False, False))
+                continue
+            obs, reward, terminated, truncated, _ = env.step(actions[lane])
+            if self.mode is AutoresetMode.SAME_STEP and terminated:
+                final[lane] = obs
+                obs = env.reset()[0]
+            rows.append((obs, reward, terminated, truncated))
+        obs, rewards, terminated, truncated = (np.stack(column) for column in zip(*rows, strict=True))
+        self.ended = terminated | truncated
+        return obs, rewards, terminated, truncated, {"final_obs": final}
+
+
+class FixedModeVectorEnv(CountingVectorEnv):
+    """States whatever autoreset mode it was registered with and takes no other."""
+
+    def __init__(self, num_envs: int = 1, stated: str | None = None) -> None:
+        super().__init__(num_envs, AutoresetMode.NEXT_STEP)
+        self.metadata = {} if stated is None else {"autoreset_mode": AutoresetMode[stated]}
+
+
+class FaultyEnv(CountingEnv):
+    """A CountingEnv of endless episodes that breaks in the way `fault` names at step `at` of lanes with seed `seed`."""
+
+    def __init__(self, fault: str = "", at: int = 20, only: int | None = None) -> None:
+        super().__init__()
+        self.fault, self.at, self.only = fault, at, only
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = super().reset(seed=seed)
+        if self.fault == "raise_in_reset" and self._due(self.episode):
+            raise RuntimeError("the robot\nfell off the table")
+        return obs, info
+
+    def _due(self, count: int) -> bool:
+        return count == self.at and self.only in (None, self.seed)
+
+    def step(self, action: Any) -> Step:
+        obs, reward, _, _, info = super().step(action)
+        ended = False
+        if self._due(self.count):
+            match self.fault:
+                case "raise":
+                    raise ZeroDivisionError("division by zero")
+                case "raise_in_reset":
+                    ended = True
+                case "nan_observation":
+                    obs[2] = np.nan
+                case "inf_observation":
+                    obs[2] = np.inf
+                case "nan_reward":
+                    reward = np.nan
+                case "text_reward":
+                    reward = "many"
+                case "longer":
+                    obs = np.concatenate([obs, obs])
+                case "shorter":
+                    obs = obs[:1]
+                case "turned":
+                    obs = obs.reshape(2, 2)
+                case "list":
+                    obs = list(obs)
+                case "float64":
+                    obs = obs.astype(np.float64)
+                case "text":
+                    obs = np.array(["a", "b", "c", "d"])
+                case "four_values":
+                    return obs, reward, False, {}  # type: ignore[return-value]
+                case "flag":
+                    return obs, reward, "no", False, info
+                case "hang":
+                    time.sleep(600)
+                case "die":
+                    os._exit(3)
+        return obs, reward, ended, False, info
+
+
+class OldApiEnv(CountingEnv):
+    """Returns an observation alone from reset and four values from step, as Gym did before 0.26."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return super().reset(seed=seed)[0]
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated or truncated, info
+
+
+class EndlessEnv(CountingEnv):
+    """Never ends."""
+
+    def step(self, action: Any) -> Step:
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+class OneStepEnv(CountingEnv):
+    """Ends at its first step."""
+
+    def step(self, action: Any) -> Step:
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, True, False, info
+
+
+class TwoFlagsEnv(CountingEnv):
+    """Sets both flags at its third step."""
+
+    def step(self, action: Any) -> Step:
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, self.count == 3, self.count == 3, info
+
+
+class OffsetEnv(CountingEnv):
+    """A bandit with actions -1, 0 and 1 of which only -1 pays."""
+
+    action_space = spaces.Discrete(3, start=-1)
+
+    def step(self, action: Any) -> Step:
+        assert self.action_space.contains(action), action
+        obs, _, _, _, info = super().step(action)
+        return obs, float(action == -1), True, False, info
+
+
+class NestedEnv(CountingEnv):
+    """The counts of CountingEnv in a Dict with a Tuple inside."""
+
+    observation_space = spaces.Dict(
+        {
+            "seed": spaces.Box(0, 1000, (1, 1), np.uint16),
+            "pair": spaces.Tuple((spaces.Discrete(100), spaces.MultiDiscrete([100, 5]))),
+            "bits": spaces.MultiBinary(2),
+        }
+    )
+
+    def _obs(self) -> Any:
+        return {
+            "seed": np.array([[self.seed]], dtype=np.uint16),
+            "pair": (self.episode, np.array([self.count, self.action])),
+            "bits": np.array([1, 0], dtype=np.int8),
+        }
+
+
+class SpacesEnv(CountingEnv):
+    """Has the spaces that its keywords name."""
+
+    KINDS: dict[str, spaces.Space[Any]] = {  # noqa: RUF012
+        "Text": spaces.Text(5),
+        "Graph": spaces.Graph(spaces.Discrete(2), None),
+        "Sequence": spaces.Sequence(spaces.Discrete(2)),
+        "OneOf": spaces.OneOf((spaces.Discrete(2), spaces.Discrete(3))),
+        "DictOfText": spaces.Dict({"mission": spaces.Text(5)}),
+        "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
+        "MultiBinary": spaces.MultiBinary(3),
+        "Dict": spaces.Dict({"a": spaces.Discrete(2)}),
+        "Tuple": spaces.Tuple((spaces.Discrete(2),)),
+        "Empty": spaces.Dict({}),
+        "Twins": spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}),
+        "Infinite": spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        "HalfInfinite": spaces.Box(np.array([0, -np.inf], np.float32), np.array([np.inf, 1], np.float32)),
+    }
+
+    def __init__(self, observation: str = "", action: str = "") -> None:
+        super().__init__()
+        self.observation_space = self.KINDS.get(observation, self.observation_space)
+        self.action_space = self.KINDS.get(action, self.action_space)
+
+    def step(self, action: Any) -> Step:
+        assert self.action_space.contains(action), action
+        return super().step(0)
+
+
+for _name, _class in {
+    "Counting": "CountingEnv",
+    "Faulty": "FaultyEnv",
+    "OldApi": "OldApiEnv",
+    "Endless": "EndlessEnv",
+    "OneStep": "OneStepEnv",
+    "TwoFlags": "TwoFlagsEnv",
+    "Offset": "OffsetEnv",
+    "Nested": "NestedEnv",
+    "Spaces": "SpacesEnv",
+}.items():
+    gymnasium.register(f"{_name}-v0", entry_point=f"tests.rl.envs:{_class}")
+gymnasium.register("Limited-v0", entry_point="tests.rl.envs:EndlessEnv", max_episode_steps=4, reward_threshold=7.0)
+gymnasium.register(
+    "SameStep-v0", entry_point="tests.rl.envs:CountingEnv", vector_entry_point="tests.rl.envs:CountingVectorEnv"
+)
+for _mode in ("SAME_STEP", "DISABLED", None):
+    gymnasium.register(
+        f"Only{_mode}-v0",
+        entry_point="tests.rl.envs:CountingEnv",
+        vector_entry_point="tests.rl.envs:FixedModeVectorEnv",
+        kwargs={} if _mode is None else {"stated": _mode},
+    )

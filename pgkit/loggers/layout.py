@@ -16,7 +16,7 @@ FIRST: tuple[tuple[str, Charts], ...] = (
         (
             ("Signal-to-noise ratio, debiased", ("gradient/snr",)),
             ("Variance: one sample, mean of batch", ("gradient/per_sample_variance", "gradient/variance_of_mean")),
-            ("Expected cosine with the true gradient", ("gradient/cosine_expected",)),
+            ("Expected cosine with the true gradient", ("gradient/expected_cosine",)),
             ("Norm: before and after clipping", ("gradient/norm", "gradient/norm_clipped")),
             ("Explained variance of the baseline", ("baseline/explained_variance",)),
             ("KL of the update (nats)", ("policy/kl",)),

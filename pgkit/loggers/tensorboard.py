@@ -19,7 +19,6 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from pgkit.loggers.layout import custom_scalars_layout
 
 RESULTS = ("return_mean_100", "solved_at_steps")
-STATUS = {"finished": api_pb2.STATUS_SUCCESS, "running": api_pb2.STATUS_RUNNING}
 
 
 @final
@@ -37,7 +36,9 @@ class TensorBoardLogger:
         self._records = RecordWriter(self._file)
         self._step = 0
         self._name = f"{folder.name} ({folder.absolute().parent.name})"
-        self._add(file_version="brain.Event:2", source_metadata=event_pb2.SourceMetadata(writer="pgkit"))
+        self._add(
+            event_pb2.Event(file_version="brain.Event:2", source_metadata=event_pb2.SourceMetadata(writer="pgkit"))
+        )
         layout = custom_scalars_layout(tags).SerializeToString()
         self._add_tensor(custom_scalars.CONFIG_SUMMARY_TAG, layout, custom_scalars.create_summary_metadata())
 
@@ -46,7 +47,7 @@ class TensorBoardLogger:
         self._step = step
         value = summary_pb2.Summary.Value
         values = [value(tag=tag, simple_value=number) for tag, number in metrics.items() if number is not None]
-        self._add(summary=summary_pb2.Summary(value=values))
+        self._add_summary(summary_pb2.Summary(value=values))
 
     def start(self, config: Mapping[str, Any], *, overridden: Collection[str] = ()) -> None:
         """Records the resolved configuration, flat: a table on the Text page, a row of the HParams page.
@@ -66,34 +67,36 @@ class TensorBoardLogger:
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=name) for name in RESULTS
         ]
         experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
-        self._add_hparams(hparams.EXPERIMENT_TAG, experiment=experiment)
+        self._add_hparams(hparams.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
         # Equal rows are merged by this name, so it holds what makes a run: its own folder and the sweep's.
-        self._add(summary=summary_v2.hparams_pb(row, trial_id=self._name))
+        self._add_summary(summary_v2.hparams_pb(row, trial_id=self._name))
 
     def finish(self, results: Mapping[str, float | None], *, status: str) -> None:
         """Records the results of the run at its last step; those named in RESULTS show on the HParams page."""
         self.write({f"result/{name}": value for name, value in results.items()}, step=self._step)
-        end = plugin_data_pb2.SessionEndInfo(
-            status=STATUS.get(status, api_pb2.STATUS_FAILURE), end_time_secs=time.time()
-        )
-        self._add_hparams(hparams.SESSION_END_INFO_TAG, session_end_info=end)
+        outcome = api_pb2.STATUS_SUCCESS if status == "finished" else api_pb2.STATUS_FAILURE
+        end = plugin_data_pb2.SessionEndInfo(status=outcome, end_time_secs=time.time())
+        self._add_hparams(hparams.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
 
     def close(self) -> None:
         """Closes the event file; it is complete."""
         self._file.close()
 
-    def _add_hparams(self, tag: str, **content: Any) -> None:
-        metadata = hparams.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    def _add_hparams(self, tag: str, content: plugin_data_pb2.HParamsPluginData) -> None:
+        metadata = hparams.create_summary_metadata(content)
         value = summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=hparams.NULL_TENSOR)
-        self._add(summary=summary_pb2.Summary(value=[value]))
+        self._add_summary(summary_pb2.Summary(value=[value]))
 
     def _add_tensor(self, tag: str, content: bytes, metadata: summary_pb2.SummaryMetadata) -> None:
         tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[content])
         value = summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
-        self._add(summary=summary_pb2.Summary(value=[value]))
+        self._add_summary(summary_pb2.Summary(value=[value]))
 
-    def _add(self, **content: Any) -> None:
-        event = event_pb2.Event(wall_time=time.time(), step=self._step, **content)
+    def _add_summary(self, summary: summary_pb2.Summary) -> None:
+        self._add(event_pb2.Event(step=self._step, summary=summary))
+
+    def _add(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
         self._records.write(event.SerializeToString())
         self._records.flush()
 

@@ -83,7 +83,9 @@ def finished(folder: Path, *, status: str = "finished") -> EventAccumulator:
 
 
 def hparams(events: EventAccumulator) -> dict[str, bytes]:
-    return {tag: events.SummaryMetadata(tag).plugin_data.content for tag in events.Tags()["tensors"] if "hparams" in tag}
+    return {
+        tag: events.SummaryMetadata(tag).plugin_data.content for tag in events.Tags()["tensors"] if "hparams" in tag
+    }
 
 
 def test_the_hparams_row_holds_the_configuration(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # ships no types
 
 from pgkit.errors import UsageError
 from pgkit.schema.checks import ALLOWED_IN_WORDS, RESERVED, check_hydra, check_tree, is_allowed
-from pgkit.schema.overrides import checked_overrides, forced, groups, search_path
+from pgkit.schema.overrides import checked_overrides, forced, groups, search_path, split_sweep, without_sweeps
 from pgkit.schema.values import show
 
 VERSION_BASE = "1.3"
@@ -63,6 +64,25 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dirs: Sequence
     return config
 
 
+def expand(
+    config_name: str, overrides: Sequence[str], *, config_dirs: Sequence[Path | str] = (), multirun: bool
+) -> list[list[str]] | None:
+    """Returns the overrides of every job of a sweep, or None where one run is asked for.
+
+    A sweeper that does not walk a grid chooses its values as it goes; its one entry holds what is fixed.
+
+    Raises: UsageError for what can be neither read nor composed.
+    """
+    fixed = without_sweeps(overrides)
+    own = compose(config_name, fixed, config_dirs=config_dirs).hydra
+    if not multirun and own.mode != RunMode.MULTIRUN:
+        return None
+    if not str(own.sweeper._target_).endswith(".BasicSweeper"):
+        return [fixed]
+    with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
+        return split_sweep(GlobalHydra.instance().config_loader(), overrides, own.sweeper.params or {})
+
+
 def check(config: DictConfig, *, trusted: Sequence[str] = ()) -> DictConfig:
     """Returns the configuration, resolved, converted and closed to new keys; Hydra's node is left out.
 
@@ -91,7 +111,7 @@ def build(node: Mapping[str, Any], *, expects: type[Any], trusted: Sequence[str]
 
     Raises: UsageError where the target is not allowed, is no class, refuses its keys or is not what is expected.
     """
-    keywords = _as_dict(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    keywords = _as_dict(node if isinstance(node, DictConfig) else OmegaConf.create(dict(node)), resolve=True)
     name = str(node._get_full_key("") or "_target_") if isinstance(node, DictConfig) else "_target_"
     target = keywords.pop("_target_", None)
     if not isinstance(target, str) or not is_allowed(target, trusted):
@@ -185,7 +205,7 @@ def _origin(key: str, own: Mapping[str, Any]) -> str:
     """Returns ` (in FILE)` for the last of the user's files that sets a key nobody typed, or an empty string."""
     typed = [line.lstrip("+").partition("=")[0] for line in own["overrides"]["task"]]
     files = [(group, file) for group, files in _choices(own).items() for file in files]
-    for group, file in reversed(files):
+    for group, file in reversed([pair for pair in files if config_dir() not in pair[1].parents]):
         header = re.match(r"#\s*@package\s+(\S+)", file.read_text(encoding="utf-8"))
         package = header[1] if header else group
         inner = f"{key}." if package == "_global_" else f"{key}.".removeprefix(f"{package}.")
@@ -195,5 +215,5 @@ def _origin(key: str, own: Mapping[str, Any]) -> str:
         for part in inner.split(".")[:-1]:
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None and not any(f"{name}.".startswith(f"{key}.") for name in typed):
-            return "" if config_dir() in file.parents else f" (in {file})"
+            return f" (in {file})"
     return ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -48,6 +49,37 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def split_sweep(loader: ConfigLoader, overrides: Sequence[str], params: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the overrides of every job of a grid, in the order of Hydra's own sweeper.
+
+    Raises: UsageError for a sweep that is no grid.
+    """
+    lines = [*(f"{key}={value}" for key, value in params.items()), *overrides]
+    parsed(lines)
+    try:
+        found = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+        return BasicSweeper.split_arguments(found, None)[0]
+    except HydraException as error:
+        raise UsageError(f"--multirun: {error}") from None
+
+
+def without_sweeps(overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides that name one value."""
+    return [
+        line for line, override in zip(overrides, parsed(overrides), strict=True) if not override.is_sweep_override()
+    ]
+
+
+def forced_keys(composed: Iterable[Sequence[str]]) -> set[str]:
+    """Returns the keys that had to be forced on Hydra in any of several compositions."""
+    return {_key(line) for lines in composed for line in lines if line.startswith("++")}
+
+
+def with_force(overrides: Sequence[str], keys: set[str]) -> list[str]:
+    """Returns the overrides as they were typed, those of `keys` forced."""
+    return [f"++{line.lstrip('+')}" if _key(line) in keys else line for line in overrides]
+
+
 def search_path(overrides: Sequence[str], config_dirs: Sequence[Path | str]) -> list[str]:
     """Returns the override that lets Hydra see further folders, joined with the user's own."""
     own = [o.value() for o in parsed(overrides) if o.get_key_element() == "hydra.searchpath"]
@@ -55,10 +87,11 @@ def search_path(overrides: Sequence[str], config_dirs: Sequence[Path | str]) -> 
         *(own[0] if own and isinstance(own[0], list) else ()),
         *(f"file://{Path(d).resolve()}" for d in config_dirs),
     ]
-    return [f"hydra.searchpath=[{','.join(_quoted(path) for path in paths)}]"] if paths else []
+    return [f"hydra.searchpath=[{','.join(quoted(path) for path in paths)}]"] if paths else []
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Returns the text as Hydra reads a string."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -80,7 +113,8 @@ def checked_overrides(loader: ConfigLoader, overrides: Sequence[str], search: li
             raise UsageError(f"{key}: {show(override.get_value_string())} is a sweep, expected one value or --multirun")
         if key in known:
             _check_option(key, override.value(), loader.get_group_options(key, overrides=search))
-            line = line.lstrip("+")
+            if override.is_add() or override.is_force_add():
+                raise UsageError(f"{line}: a group has a choice already, expected {line.lstrip('+')}")
         if key != "hydra.searchpath":
             lines.append(line)
     return lines + search
@@ -106,7 +140,7 @@ def forced(lines: list[str], error: Exception, known_groups: Sequence[str]) -> l
     absent = re.match(r"Could not override '([^']*)'\.\s*To append", text)
     present = re.match(r"Could not append to config. An item is already at '([^']*)'", text)
     if key := (absent or present):
-        again = [f"++{line.lstrip('+')}" if _key(line) == key[1] else line for line in lines]
+        again = with_force(lines, {key[1]})
         if again != lines and not key[1].startswith("hydra."):
             return again
         raise UsageError(f"{key[1]}: unknown key, expected one of Hydra's") from None

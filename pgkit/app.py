@@ -1,0 +1,228 @@
+"""The one wrapper behind `python -m pgkit.train` and its like: check first, write later, answer in one line.
+
+Hydra makes the run folder before it calls anyone, so everything that can be known beforehand is checked before Hydra
+is started: names and values without torch, then, by `dry`, whatever takes the real classes and the real environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+import pgkit
+from pgkit.config import VERSION_BASE, check, compose, config_dir, expand
+from pgkit.errors import RunFault, UsageError
+from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force
+from pgkit.schema.values import suggestion
+
+Dry = Callable[[DictConfig, tuple[str, ...]], None]
+Task = Callable[[DictConfig, Path], None]
+
+ERROR_FILE = "error.txt"
+"""What a failed job of a sweep leaves in its folder: the cause in one line, then where it happened."""
+
+
+def run_app(config_name: str, *, dry: Dry, task: Task) -> None:
+    """Runs `task` on what the command line asks for, once or for every combination of a sweep.
+
+    `dry` gets each checked configuration, and the packages that the command line trusts, before anything is written.
+    Exits with 2 on what the user can put right, 1 on a failed run, 130 when interrupted; `PGKIT_TRACEBACK=1` shows
+    where an error was raised.
+    """
+    try:
+        code = _run(config_name, dry, task)
+    except (UsageError, RunFault) as error:
+        if os.environ.get("PGKIT_TRACEBACK") == "1":
+            traceback.print_exc()
+        _say(str(error))
+        code = 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        code = 130
+    if code:
+        sys.exit(code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One run that was asked for: its configuration, its overrides as Hydra took them, and where it will lie."""
+
+    config: DictConfig
+    task_overrides: Sequence[str]
+    folder: Path
+
+
+def _run(config_name: str, dry: Dry, task: Task) -> int:
+    if "--version" in sys.argv[1:]:
+        print(f"pgkit {pgkit.__version__}")
+        return 0
+    arguments = _arguments()
+    overrides: list[str] = arguments.overrides
+    trusted = trusted_packages(overrides)
+    flags = [argument for argument in sys.argv[1:] if argument not in overrides]
+    if arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info:
+        _start_hydra(config_name, [*flags, *overrides], _nothing)
+        return 0
+    folders = [] if arguments.config_dir is None else [arguments.config_dir]
+    combinations = expand(config_name, overrides, config_dirs=folders, multirun=arguments.multirun)
+    root, jobs = _jobs(config_name, combinations or [overrides], folders, trusted, sweep=combinations is not None)
+    handed = with_force(overrides, forced_keys(job.task_overrides for job in jobs))
+    if arguments.cfg:
+        _start_hydra(config_name, [*flags, *handed], _nothing)
+        return 0
+    for job in jobs:
+        _check_folder(job.folder)
+    for config in {str({**job.config, "seed": 0}): job.config for job in reversed(jobs)}.values():
+        dry(config, trusted)
+    flags = [f"--config-dir={folder}" for folder in folders]
+    # Errors come back as they are, in the workers of a sweep too.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if combinations is None:
+        return _run_one(config_name, [*flags, *handed], task, trusted)
+    handed = [line for line in handed if not line.startswith("hydra.sweep.dir=")]
+    handed.append(f"hydra.sweep.dir={quoted(str(root))}")
+    return _run_sweep(config_name, ["--multirun", *flags, *handed], task, trusted, [job.folder for job in jobs])
+
+
+def _run_one(config_name: str, arguments: Sequence[str], task: Task, trusted: tuple[str, ...]) -> int:
+    failures: list[Exception] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            task(*_task_arguments(config, trusted))
+        except Exception as error:  # kept from Hydra, which would wrap it in advice of its own
+            failures.append(error)
+
+    _start_hydra(config_name, arguments, job)
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _run_sweep(
+    config_name: str, arguments: Sequence[str], task: Task, trusted: tuple[str, ...], folders: Sequence[Path]
+) -> int:
+    def job(config: DictConfig) -> None:
+        checked, folder = _task_arguments(config, trusted)
+        (folder / ERROR_FILE).unlink(missing_ok=True)
+        try:
+            task(checked, folder)
+        except Exception as error:  # the other jobs go on; the parent reads the file when all are done
+            cause = " ".join(str(error).split()) if isinstance(error, UsageError | RunFault) else repr(error)
+            (folder / ERROR_FILE).write_text(f"{cause}\n\n{traceback.format_exc()}", encoding="utf-8")
+
+    _start_hydra(config_name, arguments, job)
+    failed = [folder for folder in folders if (folder / ERROR_FILE).is_file()]
+    for folder in failed:
+        _say(f"{folder}: {(folder / ERROR_FILE).read_text(encoding='utf-8').partition(chr(10))[0]}")
+    return 1 if failed else 0
+
+
+def _task_arguments(config: DictConfig, trusted: tuple[str, ...]) -> tuple[DictConfig, Path]:
+    """Returns the checked configuration and the folder of the job that Hydra is running."""
+    own = HydraConfig.get()
+    composed = OmegaConf.create({**config, "hydra": OmegaConf.to_container(OmegaConf.structured(own), resolve=False)})
+    return check(composed, trusted=trusted), Path(own.runtime.output_dir)
+
+
+def _jobs(
+    config_name: str,
+    combinations: Sequence[Sequence[str]],
+    folders: Sequence[str],
+    trusted: tuple[str, ...],
+    *,
+    sweep: bool,
+) -> tuple[Path, list[_Job]]:
+    """Returns every run that was asked for, checked, and the folder that they share.
+
+    Raises: UsageError for the first that does not hold.
+    """
+    composed, checked = [], []
+    for lines in combinations:  # one after the other: what is wrong with the first is said at once
+        composed.append(compose(config_name, lines, config_dirs=folders))
+        checked.append(check(composed[-1], trusted=trusted))
+    try:
+        root, places = _places(composed, sweep=sweep)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"hydra.{'sweep' if sweep else 'run'}.dir: {' '.join(str(error).split())}") from None
+    return root, [
+        _Job(config=config, task_overrides=list(whole.hydra.overrides.task), folder=place)
+        for config, whole, place in zip(checked, composed, places, strict=True)
+    ]
+
+
+def _places(composed: Sequence[DictConfig], *, sweep: bool) -> tuple[Path, list[Path]]:
+    """Returns the folder that the runs share, and the folder of each."""
+    for number, config in enumerate(composed):
+        # One clock for all: the time in a folder's name is that of the command.
+        OmegaConf.copy_cache(from_config=composed[0], to_config=config)
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+    if not sweep:
+        folder = Path(_resolved(composed[0], "hydra.run.dir"))
+        return folder, [folder]
+    shared = list(dict.fromkeys(_resolved(config, "hydra.sweep.dir") for config in composed))
+    # Jobs that disagree, as where they sweep over the environment, meet in the deepest folder above them all.
+    root = Path(shared[0]) if len(shared) == 1 else Path(os.path.commonpath(shared)) / Path(shared[0]).name
+    return root, [root / _resolved(config, "hydra.sweep.subdir") for config in composed]
+
+
+def _resolved(config: DictConfig, key: str) -> str:
+    """Returns a value of Hydra's node, which may refer to itself through Hydra's global state."""
+    HydraConfig.instance().set_config(config)
+    return str(OmegaConf.select(config, key, throw_on_missing=True))
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises UsageError where the folder could not be made, or holds a finished run."""
+    if any(len(part.encode()) > 255 for part in folder.parts):
+        raise UsageError(f"hydra.sweep.subdir: {folder.name[:60]}... is too long a name, expected 255 bytes at most")
+    if (folder / "summary.json").exists():
+        raise UsageError(f"hydra.run.dir: {folder} holds a finished run, expected another folder")
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"hydra.run.dir: {folder}, expected a folder that can be written; {parent} cannot")
+
+
+def _arguments() -> argparse.Namespace:
+    """Returns the command line as Hydra reads it.
+
+    Raises: UsageError for a flag that it does not have, or that pgkit does not offer.
+    """
+    parser = get_args_parser()
+    arguments, rest = parser.parse_known_intermixed_args()
+    if rest:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise UsageError(f"{rest[0]}: unknown flag{suggestion(rest[0].partition('=')[0], flags)}")
+    if arguments.experimental_rerun is not None:
+        raise UsageError("--experimental-rerun: reads a pickle, expected the settings themselves")
+    if arguments.config_path is not None or arguments.config_name is not None:
+        raise UsageError("--config-path and --config-name: the root file is pgkit's own, expected --config-dir")
+    return arguments
+
+
+def _start_hydra(config_name: str, arguments: Sequence[str], job: Callable[[DictConfig], None]) -> None:
+    """Hands the command line, as Hydra shall see it, to Hydra."""
+    sys.argv = [sys.argv[0], *arguments]
+    try:
+        hydra.main(config_path=str(config_dir()), config_name=config_name, version_base=VERSION_BASE)(job)()
+    except OSError as error:
+        raise UsageError(f"hydra.run.dir: {error}, expected a folder that can be written") from error
+
+
+def _nothing(config: DictConfig) -> None:
+    """Returns at once: Hydra only shows something."""
+
+
+def _say(message: str) -> None:
+    print(f"pgkit: {' '.join(message.split())}", file=sys.stderr)

@@ -205,7 +205,11 @@ class ObjectiveValue:
 class Objective(Protocol):
     """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all."""
 
-    def __call__(self, rows: Tensor | None = None) -> ObjectiveValue: ...
+    def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
+        """Returns the objective on some rows, an unbiased estimate of the whole where they are drawn at random."""
+
+    def parts(self) -> Iterator[ObjectiveValue]:
+        """Yields pieces whose values, gradients and entropies add up to those of the whole."""
 
 
 class Stateful(Protocol):

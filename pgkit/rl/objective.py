@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from collections.abc import Iterator
+from typing import Any, Literal, final
 
-import torch
 from torch import Tensor
 
 from pgkit.core import score
-from pgkit.types import ObjectiveValue, Trajectories
+from pgkit.types import ObjectiveValue, Rows, Trajectories, map_observations
+
+BLOCK = 4096
+"""Rows differentiated at once: their activations stay in a processor's cache."""
 
 
 @final
@@ -22,7 +25,7 @@ class PolicyObjective:
     def __init__(
         self,
         *,
-        policy: torch.nn.Module,
+        policy: Any,
         trajectories: Trajectories,
         coefficients: Tensor,
         mask: Tensor,
@@ -35,16 +38,31 @@ class PolicyObjective:
         self.valid = trajectories.valid if whole else mask.reshape(-1).nonzero().squeeze(-1)
         self.everything = None if whole else self.valid
         columns = average == "columns"
-        self.steps_per_unit = max(len(self.valid), 1) / trajectories.num_columns if columns else 1.0
+        self.num_samples = trajectories.num_columns if columns else max(len(self.valid), 1)
         self.entropy_coefficient = entropy_coefficient
 
     def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
         """Returns the objective on flat `rows`, all valid ones by default."""
         taken = self.trajectories.rows(self.everything if rows is None else rows)
-        parameters = self.policy(taken.obs)
-        log_prob = self.policy.law.log_prob(parameters, taken.actions)
-        num_samples = max(len(taken.index), 1) / self.steps_per_unit
-        surrogate = score.surrogate(log_prob, self.coefficients[taken.index], num_samples=num_samples)
+        return self._value(taken, self.num_samples * len(taken.index) / max(len(self.valid), 1))
+
+    def parts(self) -> Iterator[ObjectiveValue]:
+        """Yields the objective in pieces that add up to the whole, small enough for the processor's cache.
+
+        Their entropies add up to the mean entropy. Differentiating piece by piece is up to twice as fast as at once.
+        """
+        taken = self.trajectories.rows(self.everything)
+        for start in range(0, len(taken.index), BLOCK):
+            block = slice(start, start + BLOCK)
+            obs = map_observations(lambda x, block=block: x[block], taken.obs)  # type: ignore[misc]
+            part = Rows(obs=obs, actions=taken.actions[block], index=taken.index[block])
+            value = self._value(part, self.num_samples)
+            yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(taken.index)))
+
+    def _value(self, rows: Rows, num_samples: float) -> ObjectiveValue:
+        parameters = self.policy(rows.obs)
+        log_prob = self.policy.law.log_prob(parameters, rows.actions)
+        surrogate = score.surrogate(log_prob, self.coefficients[rows.index], num_samples=num_samples)
         if self.entropy_coefficient == 0:
             return ObjectiveValue(value=surrogate, entropy=self.policy.law.entropy(parameters.detach()).mean())
         entropy = self.policy.law.entropy(parameters)

@@ -47,10 +47,13 @@ class GradientStep:
         if self.schedule == "linear":
             for group, rate in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
                 group["lr"] = rate * max(0.0, 1.0 - progress)
-        outcome = objective()
         self.optimizer.zero_grad()
-        # Objectives are maximised and optimizers minimise: the one sign flip.
-        outcome.value.neg().backward()
+        surrogate = entropy = 0.0
+        for part in objective.parts():
+            # Objectives are maximised and optimizers minimise: the one sign flip.
+            part.value.neg().backward()
+            surrogate += float(part.value.detach())
+            entropy += float(part.entropy.detach())
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
         if not norm < float("inf"):
@@ -61,9 +64,9 @@ class GradientStep:
         return {
             "gradient/norm": norm,
             "gradient/norm_clipped": min(norm, limit),
-            "update/surrogate": float(outcome.value.detach()),
+            "update/surrogate": surrogate,
             "update/learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "policy/entropy": float(outcome.entropy.detach()),
+            "policy/entropy": entropy,
         }
 
     def state_dict(self) -> dict[str, Any]:

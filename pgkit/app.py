@@ -55,10 +55,10 @@ def run_app(config_name: str, *, dry: Dry, task: Task) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One run that was asked for: its configuration, its overrides as Hydra took them, and where it will lie."""
+    """One run that was asked for: its configuration, checked; Hydra's node, which has its overrides; its folder."""
 
     config: DictConfig
-    task_overrides: Sequence[str]
+    own: DictConfig
     folder: Path
 
 
@@ -76,12 +76,12 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     folders = [] if arguments.config_dir is None else [arguments.config_dir]
     combinations = expand(config_name, overrides, config_dirs=folders, multirun=arguments.multirun)
     root, jobs = _jobs(config_name, combinations or [overrides], folders, trusted, sweep=combinations is not None)
-    handed = with_force(overrides, forced_keys(job.task_overrides for job in jobs))
+    handed = with_force(overrides, forced_keys(job.own.overrides.task for job in jobs))
     if arguments.cfg:
         _start_hydra(config_name, [*flags, *handed], _nothing)
         return 0
     for job in jobs:
-        _check_folder(job.folder)
+        _check_folder(job.folder, writes=job.own.output_subdir is not None)
     for config in {str({**job.config, "seed": 0}): job.config for job in reversed(jobs)}.values():
         dry(config, trusted)
     flags = [f"--config-dir={folder}" for folder in folders]
@@ -121,10 +121,12 @@ def _run_sweep(
             cause = " ".join(str(error).split()) if isinstance(error, UsageError | RunFault) else repr(error)
             (folder / ERROR_FILE).write_text(f"{cause}\n\n{traceback.format_exc()}", encoding="utf-8")
 
-    _start_hydra(config_name, arguments, job)
-    failed = [folder for folder in folders if (folder / ERROR_FILE).is_file()]
-    for folder in failed:
-        _say(f"{folder}: {(folder / ERROR_FILE).read_text(encoding='utf-8').partition(chr(10))[0]}")
+    try:
+        _start_hydra(config_name, arguments, job)
+    finally:
+        failed = [folder for folder in folders if (folder / ERROR_FILE).is_file()]
+        for folder in failed:
+            _say(f"{folder}: {(folder / ERROR_FILE).read_text(encoding='utf-8').partition(chr(10))[0]}")
     return 1 if failed else 0
 
 
@@ -156,7 +158,7 @@ def _jobs(
     except OmegaConfBaseException as error:
         raise UsageError(f"hydra.{'sweep' if sweep else 'run'}.dir: {' '.join(str(error).split())}") from None
     return root, [
-        _Job(config=config, task_overrides=list(whole.hydra.overrides.task), folder=place)
+        _Job(config=config, own=whole.hydra, folder=place)
         for config, whole, place in zip(checked, composed, places, strict=True)
     ]
 
@@ -183,11 +185,11 @@ def _resolved(config: DictConfig, key: str) -> str:
     return str(OmegaConf.select(config, key, throw_on_missing=True))
 
 
-def _check_folder(folder: Path) -> None:
-    """Raises UsageError where the folder could not be made, or holds a finished run."""
+def _check_folder(folder: Path, *, writes: bool) -> None:
+    """Raises UsageError where the folder could not be made, or holds a finished run whose record Hydra would replace."""
     if any(len(part.encode()) > 255 for part in folder.parts):
         raise UsageError(f"hydra.sweep.subdir: {folder.name[:60]}... is too long a name, expected 255 bytes at most")
-    if (folder / "summary.json").exists():
+    if writes and (folder / "summary.json").exists():
         raise UsageError(f"hydra.run.dir: {folder} holds a finished run, expected another folder")
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):

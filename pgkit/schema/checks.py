@@ -46,7 +46,7 @@ def check_tree(tree: Tree, *, root: Tree, files: Mapping[str, Tree], trusted: Se
     keys = [key for key in root if key not in ("defaults", "hydra")]
     values = _resolved(tree, [key for key in keys if not isinstance(root[key], dict | list)])
     if list(values.get("trusted_packages") or ()) != list(trusted):
-        shown = show(values["trusted_packages"])
+        shown = show(values.get("trusted_packages"))
         raise UsageError(f"trusted_packages: {shown} from a file, expected on the command line alone")
     checked: dict[str, Any] = {}
     for key, value in values.items():

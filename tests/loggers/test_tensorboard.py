@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
@@ -23,7 +24,7 @@ def read(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
 
 
-def events(folder: Path) -> list[object]:
+def events(folder: Path) -> list[event_pb2.Event]:
     (path,) = folder.glob("*tfevents*")
     return list(EventFileLoader(str(path)).Load())
 
@@ -45,6 +46,12 @@ def test_an_update_is_one_event_and_is_on_disk_at_once(tmp_path: Path) -> None:
     before = len(events(tmp_path))
     logger.write(dict.fromkeys(TAGS, 1.0), step=1)
     assert len(events(tmp_path)) == before + 1
+
+
+def test_a_value_that_is_unknown_takes_no_room(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger.write({"return/mean": 1.0, "gradient/snr": None}, step=1)
+    assert [value.tag for value in events(tmp_path)[-1].summary.value] == ["return/mean"]
 
 
 def test_points_beyond_ten_thousand_are_kept(tmp_path: Path) -> None:

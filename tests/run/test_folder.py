@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -128,6 +129,37 @@ def test_a_name_with_spaces_and_letters_of_any_script_works(tmp_path: Path) -> N
     with RunFolder(tmp_path / "ein Lauf, λ=0.9 走") as folder:
         write_json(folder.summary, {"agent": "λ"})
         assert json.loads(folder.summary.read_text(encoding="utf-8")) == {"agent": "λ"}
+
+
+def test_a_lock_file_that_loses_its_name_while_it_is_being_locked_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, path, calls = fcntl.flock, tmp_path / LOCK, []
+
+    def owner_leaves_and_another_comes(descriptor: int, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+            path.touch()
+        flock(descriptor, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.fcntl, "flock", owner_leaves_and_another_comes)
+        folder = RunFolder(tmp_path)
+    with folder, pytest.raises(UsageError):
+        RunFolder(tmp_path)
+
+
+def test_a_file_that_cannot_take_its_place_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError):
+        write_json(tmp_path / "summary.json", {"new": 1})
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def assemble(config: DictConfig) -> Parts:
         minibatches = torch.Generator().manual_seed(draw_seed(streams.minibatches))
         critic = build(config["critic"], expects=Critic, trusted=trusted, generator=minibatches, **spaces)
     optimizer = build(
-        config.optimizer, expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
+        config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
     )
     parts = Parts(
         streams=streams,
@@ -81,15 +81,6 @@ def assemble(config: DictConfig) -> Parts:
     )
     _check_fit(parts, config)
     return parts
-
-
-def evaluation_lanes(config: DictConfig) -> Lanes:
-    """Returns lanes of the same environment for evaluation, able to pause unless it has only a form of its own."""
-    node = {**config.env, "num_envs": config.evaluation.num_envs, "vectorization": "sync"}
-    try:
-        return build(node, expects=Lanes, trusted=list(config.trusted_packages))
-    except UsageError:
-        return build({**node, "vectorization": "auto"}, expects=Lanes, trusted=list(config.trusted_packages))
 
 
 @contextmanager

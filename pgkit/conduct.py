@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from threadpoolctl import threadpool_limits
 
-from pgkit.assemble import Parts, assemble, evaluation_lanes
+from pgkit.assemble import Parts, assemble
 from pgkit.config import build
 from pgkit.errors import RunFault
 from pgkit.loggers.group import LoggerGroup
-from pgkit.rl.evaluation import Deterministic, play
+from pgkit.playback import pausing_lanes, play_both
 from pgkit.run import journal as journals
 from pgkit.run.checkpoint import SavedPolicy, save_policy
 from pgkit.run.closing import closing_block, header_line
@@ -24,7 +25,6 @@ from pgkit.run.journal import Journal
 from pgkit.run.progress import Progress
 from pgkit.run.record import Clock, EpisodeRecord
 from pgkit.run.seeds import draw_seeds
-from pgkit.run.statistics import summarise_episodes
 from pgkit.run.summary import build_summary
 from pgkit.types import Logger
 
@@ -36,9 +36,11 @@ def conduct(config: DictConfig, path: Path, learn: Learn) -> None:
 
     Raises: what `learn` raises; KeyboardInterrupt after an interrupted run.
     """
+    # One thread a run, in torch and in numpy alike: small matrices gain nothing from more, and a second core can run
+    # a second seed.
     torch.set_num_threads(1)
     parts = assemble(config)
-    with RunFolder(path) as folder, Interrupts() as interrupts:
+    with threadpool_limits(limits=1), RunFolder(path) as folder, Interrupts() as interrupts:
         progress = Progress(total_steps=config.total_steps, goal=parts.lanes.reward_threshold)
         loggers = LoggerGroup(_loggers(config, folder.path, parts), warn=progress.print)
         clock = Clock()
@@ -84,30 +86,18 @@ def conduct(config: DictConfig, path: Path, learn: Learn) -> None:
 
 
 def evaluate(config: DictConfig, parts: Parts, progress: Progress) -> dict[str, Any] | None:
-    """Returns the returns of the final policy, deterministic and stochastic, on lanes of their own."""
-    episodes = config.evaluation.episodes
-    if episodes == 0:
+    """Returns the statistics of the final policy, deterministic and stochastic, on lanes of their own; None if none."""
+    if config.evaluation.episodes == 0:
         return None
-    lanes = evaluation_lanes(config)
-    results = {}
+    trusted = list(config.trusted_packages)
+    lanes = pausing_lanes(config["env"], num_envs=config.evaluation.num_envs, trusted=trusted)
     try:
-        for name, law in (("deterministic", Deterministic(parts.policy.law)), ("stochastic", parts.policy.law)):
-            generator = parts.streams.evaluation
-            returns, lengths = play(
-                lanes,
-                parts.policy.actor(),
-                law,
-                episodes=episodes,
-                seeds=draw_seeds(generator, lanes.num_lanes),
-                generator=generator,
-            )
-            results[name] = summarise_episodes(returns, lengths, generator=generator)
+        return play_both(parts.policy, lanes, episodes=config.evaluation.episodes, streams=parts.streams)
     except RunFault as fault:
         progress.print(f"no evaluation: {fault}")
         return None
     finally:
         lanes.close()
-    return results
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -146,7 +136,7 @@ def _overridden() -> list[str]:
 
 
 def _save(config: DictConfig, folder: RunFolder, parts: Parts) -> None:
-    node = OmegaConf.to_container(config.policy)
+    node = OmegaConf.to_container(config["policy"])
     save_policy(
         folder.checkpoints / "last",
         SavedPolicy(

@@ -26,7 +26,7 @@ def closing_block(summary: Mapping[str, Any], folder: Path) -> str:
         f"{summary['status']}: {steps} steps, {episodes} episodes, {updates} updates"
         f" in {summary['wall_seconds']:.1f} s ({summary['train_cpu_seconds']:.1f} s of processor time)",
         f"  return      {_outcome(summary)}",
-        *(f"  evaluation  {_evaluation(name, result)}" for name, result in (summary["eval"] or {}).items()),
+        *(f"  evaluation  {evaluation_line(name, result)}" for name, result in (summary["eval"] or {}).items()),
         f"  results     {shorten(folder)}",
         f"  dashboard   {dashboard_command(folder)}",
         f"              then open {DASHBOARD}",
@@ -63,6 +63,7 @@ def _outcome(summary: Mapping[str, Any]) -> str:
     return f"{text}; goal {goal:g} " + ("not reached" if solved is None else f"reached at {solved:,} steps")
 
 
-def _evaluation(name: str, result: Mapping[str, Any]) -> str:
+def evaluation_line(name: str, result: Mapping[str, Any]) -> str:
+    """Returns the mean return of one way of acting, with its bootstrap interval."""
     interval = "" if result["low"] is None else f" [{result['low']:.1f}, {result['high']:.1f}]"
     return f"{name} {result['mean']:.1f}{interval}, {result['episodes']} episode{'s' * (result['episodes'] != 1)}"

@@ -44,6 +44,14 @@ def _uneven_quota(config: Tree) -> str | None:
     return f"collect.episodes: {episodes}, expected a multiple of env.num_envs={lanes}"
 
 
+def _uneven_evaluation(config: Tree) -> str | None:
+    evaluation = config.get("evaluation", {})
+    episodes, lanes = evaluation.get("episodes", 0), evaluation.get("num_envs", 1)
+    if episodes % lanes == 0:
+        return None
+    return f"evaluation.episodes: {episodes}, expected a multiple of evaluation.num_envs={lanes}"
+
+
 def _values_without_critic(config: Tree) -> str | None:
     for group in ("returns", "baseline"):
         if _without_critic(config) and attribute(_target(config, group), "needs_values", False):
@@ -73,6 +81,7 @@ def _nesterov_without_momentum(config: Tree) -> str | None:
 CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _too_few_columns,
     _uneven_quota,
+    _uneven_evaluation,
     _values_without_critic,
     _slabs_of_cut_episodes,
     _nesterov_without_momentum,

@@ -50,7 +50,10 @@ def test_the_search_for_dead_links_bites() -> None:
 
 def test_the_readme_lists_every_option() -> None:
     text = read("README.md")
-    folders = [folder for folder in sorted((ROOT / "conf").iterdir()) if folder.is_dir() and folder.name != "agent"]
+    # Agents have a table of their own, and what lies under hydra/ is chosen by the root file alone.
+    folders = [
+        path for path in sorted((ROOT / "conf").iterdir()) if path.is_dir() and path.name not in ("agent", "hydra")
+    ]
     missing = [
         f"{folder.name}={option.stem}"
         for folder in folders

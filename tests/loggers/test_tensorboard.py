@@ -13,7 +13,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from pgkit.loggers.layout import custom_scalars_layout
+from pgkit.loggers.layout import FIRST, LAST, custom_scalars_layout
 from pgkit.loggers.tensorboard import TensorBoardLogger
 from pgkit.types import Logger
 
@@ -78,6 +78,12 @@ def test_every_tag_is_in_one_chart_and_no_chart_is_empty(tags: tuple[str, ...]) 
     patterns = [pattern for chart in charts for pattern in chart.multiline.tag]
     assert sorted(patterns) == sorted(f"^{tag}$" for tag in tags)
     assert all(chart.multiline.tag for chart in charts)
+
+
+def test_the_layout_names_only_tags_that_the_metrics_page_defines() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    named = [tag for _, charts in (*FIRST, *LAST) for _, tags in charts for tag in tags]
+    assert [tag for tag in named if f"`{tag}`" not in page] == []
 
 
 def finished(folder: Path, *, status: str = "finished") -> EventAccumulator:

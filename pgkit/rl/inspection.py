@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, final
 
 import numpy as np
@@ -18,36 +19,40 @@ class Inspector:
         self.flatten = flattener(space)
         self._num_lanes = num_lanes
         self._shapes = {name: (num_lanes, *(leaf.shape or ())) for name, leaf in leaves(space).items()}
-        # The dot product with zeros is NaN exactly where something is not finite, and never overflows.
-        self._zeros = {
-            name: np.zeros(int(np.prod(self._shapes[name])), dtype=leaf.dtype)
-            for name, leaf in leaves(space).items()
-            if leaf.dtype is not None and leaf.dtype.kind == "f"
-        }
-        self._no_rewards = np.zeros(num_lanes)
 
     def problem(self, obs: Observation, rewards: np.ndarray | None) -> tuple[int | None, str] | None:
         """Returns (lane, what is wrong), lane None where it concerns all of them; None where all is well.
 
         Shapes: obs as `flatten` gave them; rewards `[N]` float64, or None after a reset.
         """
-        with np.errstate(invalid="ignore"):  # an infinity times 0
-            for name, array in obs.items() if isinstance(obs, dict) else (("", obs),):
-                label = f"observation {name}" if name else "observation"
-                if array.shape != self._shapes[name]:
-                    return None, f"{label} of shape {array.shape}, expected {self._shapes[name]}"
-                zeros = self._zeros.get(name)
-                if zeros is not None and array.ravel(order="K").dot(zeros) != 0:
-                    return self._first_not_finite(label, array)
-            if rewards is not None:
-                if rewards.shape != (self._num_lanes,):
-                    return None, f"rewards of shape {rewards.shape}, expected {(self._num_lanes,)}"
-                if rewards.dot(self._no_rewards) != 0:
-                    return self._first_not_finite("reward", rewards)
-        return None
+        for name, array in obs.items() if isinstance(obs, dict) else (("", obs),):
+            if array.shape != self._shapes[name]:
+                return None, f"{_label(name)} of shape {array.shape}, expected {self._shapes[name]}"
+            if array.dtype.kind == "f" and not _surely_finite(array):
+                lane = self._lane_not_finite(array)
+                if lane is not None:
+                    return lane, f"{_label(name)} {_show(array[lane])}, expected finite numbers"
+        if rewards is None:
+            return None
+        if rewards.shape != (self._num_lanes,):
+            return None, f"rewards of shape {rewards.shape}, expected {(self._num_lanes,)}"
+        lane = None if _surely_finite(rewards) else self._lane_not_finite(rewards)
+        return None if lane is None else (lane, f"reward {rewards[lane]}, expected finite numbers")
 
-    def _first_not_finite(self, label: str, array: np.ndarray) -> tuple[int, str]:
-        good = np.isfinite(array).reshape(self._num_lanes, -1).all(axis=1)
-        lane = int(np.flatnonzero(~good)[0])
-        shown = " ".join(np.array2string(array[lane], threshold=12, precision=4).split())
-        return lane, f"{label} {shown}, expected finite numbers"
+    def _lane_not_finite(self, array: np.ndarray) -> int | None:
+        bad = np.flatnonzero(~np.isfinite(array).reshape(self._num_lanes, -1).all(axis=1))
+        return int(bad[0]) if len(bad) else None
+
+
+def _surely_finite(array: np.ndarray) -> bool:
+    """Returns False where something is not finite, and also where the sum of squares overflows: ask again then."""
+    flat = array.ravel(order="K")
+    return math.isfinite(flat.dot(flat))
+
+
+def _label(name: str) -> str:
+    return f"observation {name}" if name else "observation"
+
+
+def _show(row: np.ndarray) -> str:
+    return " ".join(np.array2string(row, threshold=12, precision=4).split())

@@ -86,10 +86,6 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
             f"(episode {self._episode}, its step {self._count})"
         )
 
-    def misfit(self) -> str | None:
-        """Returns what is wrong with the last observation, if anything."""
-        return mismatch(self._space, self._last)
-
     def _check(self, obs: Any) -> None:
         found = mismatch(self._space, obs)
         if found is not None:

@@ -79,7 +79,8 @@ def mismatch(space: Space[Any], value: Any) -> str | None:
     Bounds of a Box are not looked at: many environments state nominal ones.
     """
     if isinstance(space, Discrete):
-        if not isinstance(value, int | np.integer) and not (isinstance(value, np.ndarray) and value.ndim == 0):
+        whole = isinstance(value, int) or (isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iu")
+        if not whole or np.ndim(value) != 0:
             return f"{type(value).__name__} {value!r}, expected an integer of {space}"
         return None if 0 <= value - space.start < space.n else f"{value}, expected an integer of {space}"
     if isinstance(space, Dict):

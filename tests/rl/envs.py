@@ -124,6 +124,8 @@ class FaultyEnv(CountingEnv):
                     obs[2] = np.nan
                 case "inf_observation":
                     obs[2] = np.inf
+                case "huge":
+                    obs[2] = 1e30
                 case "nan_reward":
                     reward = np.nan
                 case "text_reward":
@@ -232,6 +234,7 @@ class SpacesEnv(CountingEnv):
         "Empty": spaces.Dict({}),
         "Twins": spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}),
         "Infinite": spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        "Image": spaces.Box(0, 255, (2, 2, 3), np.uint8),
         "HalfInfinite": spaces.Box(np.array([0, -np.inf], np.float32), np.array([np.inf, 1], np.float32)),
     }
 
@@ -239,6 +242,10 @@ class SpacesEnv(CountingEnv):
         super().__init__()
         self.observation_space = self.KINDS.get(observation, self.observation_space)
         self.action_space = self.KINDS.get(action, self.action_space)
+
+    def _obs(self) -> Any:
+        space = self.observation_space
+        return np.zeros(space.shape or (), dtype=space.dtype)
 
     def step(self, action: Any) -> Step:
         assert self.action_space.contains(action), action

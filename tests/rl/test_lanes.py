@@ -154,6 +154,14 @@ def test_lanes_differ_and_a_rerun_is_equal(vectorization: Any) -> None:
     assert not np.array_equal(first[0][0], lanes.reset([seed + 1 for seed in seeds]))
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_every_lane_gets_its_own_seed(vectorization: Any) -> None:
+    lanes = Lanes(id=toy("Counting"), num_envs=3, vectorization=vectorization)
+    obs = lanes.reset([50, 2, 9])
+    lanes.close()
+    assert isinstance(obs, np.ndarray) and obs[:, 0].tolist() == [50, 2, 9]
+
+
 def test_a_reset_without_seeds_begins_new_episodes() -> None:
     lanes = Lanes(id=toy("Counting"), num_envs=2)
     lanes.reset([3, 4])
@@ -228,9 +236,16 @@ def test_unbounded_boxes_are_taken(action: str) -> None:
 
 
 def test_double_and_image_observations_keep_their_dtype() -> None:
-    for kwargs, dtype in (({"observation": "Infinite"}, "float64"), ({}, "float32")):
-        space = Lanes(id=toy("Spaces"), num_envs=1, kwargs=kwargs).observation_space
-        assert space.dtype == dtype
+    for kind, dtype in (("Infinite", "float64"), ("Image", "uint8"), ("", "float32")):
+        lanes = Lanes(id=toy("Spaces"), num_envs=2, kwargs={"observation": kind})
+        lanes.probe()
+        assert lanes.reset([0, 1]).dtype == lanes.step(np.array([0, 0]))[0].dtype == dtype
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_huge_observations_are_finite() -> None:
+    rows = walk(Lanes(id=toy("Faulty"), num_envs=2, kwargs={"fault": "huge"}), [0, 1], 25)
+    assert rows[20][0][0][2] == np.float32(1e30)
 
 
 def test_a_closed_vector_can_be_opened_again() -> None:

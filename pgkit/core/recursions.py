@@ -60,7 +60,8 @@ def lambda_return(
     continues[-1] = False
     trace = torch.where(continues, lam, 0.0).to(rewards.dtype)
     ratio = torch.ones_like(rewards)
-    ratio[:-1] = (log_weight[1:] - log_weight[:-1]).exp()
+    # Weights of another episode or of padding may overflow, and 0 · inf would be nan.
+    ratio[:-1] = torch.where(continues[:-1], log_weight[1:] - log_weight[:-1], 0.0).exp()
     bootstrap = torch.where(alive, gamma * (1 - trace) * values[1:], 0.0)
     return linear_scan(gamma * trace * ratio, torch.where(mask, rewards, 0.0) + bootstrap)
 

@@ -43,7 +43,7 @@ types: $(installed) ## static types
 
 benchmark: ## throughput against raw stepping and Stable-Baselines3
 	@$(MAKE) --no-print-directory install EXTRAS=peers
-	$(bin)/python experiments/throughput/benchmark.py $(ARGS)
+	$(bin)/python experiments/throughput/compare.py $(ARGS)
 
 clean: ## removes the environment and the caches, never runs/
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -21,6 +21,9 @@ from torch.func import functional_call, grad, vmap
 from pgkit.core.layers import Constant
 from pgkit.types import expect
 
+CACHE = 2**18
+"""Numbers of an intermediate that is read again at once: a megabyte in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScores:
@@ -111,11 +114,29 @@ def combine(layers: Sequence[LayerScores], coefficients: Tensor, num_parameters:
         if layer.bias is not None:
             result[:, :, layer.bias] += (by_sample @ outputs).transpose(0, 1)
         if layer.weight is not None and layer.inputs is not None:
-            inputs = layer.inputs.transpose(0, 1)  # [N, T, in]
-            weighted = by_sample[:, :, None, :] * outputs.transpose(1, 2)[:, None]  # [N, M, out, T]
-            products = weighted.flatten(1, 2) @ inputs  # [N, M·out, in]
-            result[:, :, layer.weight] += products.reshape(sizes["N"], sizes["M"], -1).transpose(0, 1)
+            products = _weighted_products(by_sample, outputs, layer.inputs.transpose(0, 1))
+            result[:, :, layer.weight] += products.transpose(0, 1)
     return result
+
+
+def _weighted_products(coefficients: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+    """Returns (c ∘ D)ᵀ A for every sample and coefficient vector, `[N, M, out·in]`.
+
+    The narrower of D and A carries the coefficients, and samples are taken a few at a time, so that the weighted copy
+    stays in the processor's cache.
+    Shapes: coefficients `[N, M, T]`; outputs `[N, T, out]`; inputs `[N, T, in]`.
+    """
+    num_samples, num_vectors, _ = coefficients.shape
+    swapped = inputs.shape[2] < outputs.shape[2]
+    narrow, wide = (inputs, outputs) if swapped else (outputs, inputs)
+    size = max(1, CACHE // (num_vectors * narrow[0].numel()))
+    parts = []
+    for start in range(0, num_samples, size):
+        some = slice(start, start + size)
+        weighted = coefficients[some, :, None, :] * narrow[some].transpose(1, 2)[:, None]  # [n, M, narrow, T]
+        product = (weighted.flatten(1, 2) @ wide[some]).unflatten(1, (num_vectors, -1))  # [n, M, narrow, wide]
+        parts.append((product.transpose(2, 3) if swapped else product).flatten(2))
+    return torch.cat(parts)
 
 
 def per_sample_by_vmap(module: nn.Module, inputs: Sequence[Any], coefficients: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_map
 
 from pgkit.core import persample
 
-CHUNK = 2**24
-"""Numbers held at once, about 64 MiB in float32: larger batches are taken a few columns at a time."""
+KEPT = 2**23
+"""Numbers that may stay in memory between two questions, 32 MiB in float32; larger batches are evaluated anew."""
+CHUNK = 2**20
+"""Numbers of one pass over some columns, 4 MiB in float32: what follows each other stays in the cache."""
 
 
 @final
@@ -69,7 +71,7 @@ class Scores:
     @cached_property
     def _small(self) -> bool:
         """Whether the inputs and output gradients of the whole batch may stay in memory."""
-        return self.mask.numel() * self._width <= CHUNK
+        return self.mask.numel() * self._width <= KEPT
 
     @cached_property
     def _width(self) -> int:

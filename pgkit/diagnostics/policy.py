@@ -10,16 +10,22 @@ from pgkit.types import Metrics, Snapshot
 
 @final
 class PolicyChange:
-    """The divergence of the policy after the update from the one before it, exact at every observation of the batch."""
+    """The divergence of the policy after the update from the one before it, in closed form.
+
+    Averaged over the observations of the batch, evenly thinned to `max_rows` of them: what matters is its size, and
+    two forward passes over a large batch would cost more than the step they describe.
+    """
 
     tags = ("policy/kl",)
 
-    def __init__(self, *, every: Count = 1) -> None:
-        self.every = every
+    def __init__(self, *, every: Count = 1, max_rows: Count | None = 256) -> None:
+        self.every, self.max_rows = every, max_rows
 
     def measure(self, snapshot: Snapshot) -> Metrics:
-        """Returns the mean over valid rows of KL(before || after), in nats."""
-        rows = snapshot.trajectories.rows()
-        if len(rows.index) == 0:
+        """Returns the mean of KL(before || after), in nats."""
+        valid = snapshot.trajectories.valid
+        if len(valid) == 0:
             return {"policy/kl": None}
-        return {"policy/kl": float(snapshot.before.divergence(snapshot.policy, rows.obs).mean())}
+        stride = 1 if self.max_rows is None else -(-len(valid) // self.max_rows)
+        obs = snapshot.trajectories.rows(valid[::stride]).obs
+        return {"policy/kl": float(snapshot.before.divergence(snapshot.policy, obs).mean())}

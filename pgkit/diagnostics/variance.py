@@ -37,7 +37,7 @@ class GradientVariance:
         "gradient/expected_cosine",
     )
 
-    def __init__(self, *, every: Count = 10, max_columns: Annotated[int, Range(least=8)] = 16) -> None:
+    def __init__(self, *, every: Count = 5, max_columns: Annotated[int, Range(least=8)] = 16) -> None:
         self.every, self.max_columns = every, max_columns
         self._said: set[str] = set()
 

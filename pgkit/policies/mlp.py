@@ -16,7 +16,7 @@ from pgkit.core.networks import multilayer_perceptron
 from pgkit.options import Count
 from pgkit.policies.actor import numpy_actor, torch_actor
 from pgkit.policies.laws import DiagonalGaussian, law_of
-from pgkit.types import Observations, Rows
+from pgkit.types import Observations, Rows, map_observations
 
 
 @final
@@ -54,10 +54,11 @@ class MLPPolicy(nn.Module):
         """Returns log π(a|s) `[...]` of actions as sampled; over a trajectory its sum is log p(τ) without dynamics."""
         return self.law.log_prob(self(obs), actions)
 
-    @torch.no_grad()
     def divergence(self, other: MLPPolicy, obs: Observations) -> Tensor:
-        """Returns KL(self || other) `[...]` at every observation, in nats, without gradients."""
-        return self.law.kl(self(obs), other(obs))
+        """Returns KL(self || other) `[M]` at observations `[M, *obs]`, in nats, without gradients."""
+        arrays: Any = map_observations(lambda x: x.cpu().numpy(), obs)  # type: ignore[arg-type, return-value]
+        mine, theirs = (torch.from_numpy(policy.actor()(arrays)) for policy in (self, other))
+        return self.law.kl(mine, theirs)
 
     def actor(self) -> Callable[[Any], np.ndarray]:
         """Returns a function from numpy observations to law parameters `[N, K]` that follows every later update.

@@ -103,12 +103,17 @@ def _width(space: spaces.Space) -> int:
 
 def _encode(x: Tensor, space: spaces.Space, dtype: torch.dtype) -> Tensor:
     if isinstance(space, spaces.Discrete):
-        return nn.functional.one_hot(x.long() - int(space.start), int(space.n)).to(dtype)
+        return _one_hot(x.long() - int(space.start), int(space.n), dtype)
     lead = x.shape[: x.dim() - len(space.shape or ())]
     flat = x.reshape(*lead, -1)
     if isinstance(space, spaces.MultiDiscrete):
         counts = space.nvec.reshape(-1).tolist()
         starts = space.start.reshape(-1).tolist()
-        parts = [nn.functional.one_hot(flat[..., i].long() - starts[i], n) for i, n in enumerate(counts)]
-        return torch.cat(parts, dim=-1).to(dtype)
+        parts = [_one_hot(flat[..., i].long() - starts[i], n, dtype) for i, n in enumerate(counts)]
+        return torch.cat(parts, dim=-1)
     return flat.to(dtype) / 255 if _is_image(space) else flat.to(dtype)
+
+
+def _one_hot(index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    # torch's own one_hot looks at its values, which torch.func.vmap forbids; this too refuses what is out of range.
+    return nn.functional.embedding(index, torch.eye(count, dtype=dtype, device=index.device))

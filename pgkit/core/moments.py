@@ -41,7 +41,7 @@ def independent_moments(mean: Tensor, sum_of_squares: float, num_samples: int) -
     """Returns the moments of N independent per-sample gradients.
 
     Shapes: mean `[P]`; sum_of_squares is the scalar Σ_n |g_n|².
-    Bias: none when samples are independent; with coupled ones it understates the variance, see `pairwise_moments`.
+    Bias: none when samples are independent; with coupled ones it understates the variance, see `pair_moments`.
     Source: McCandlish et al. 2018, arXiv:1812.06162, for the debiased signal.
     """
     squared_mean = float(mean.square().sum())
@@ -101,10 +101,10 @@ def explained_variance(prediction: Tensor, target: Tensor) -> float | None:
     Shapes: both `[M]`.
     """
     expect("M .", prediction=prediction, target=target)
-    if len(target) < 2:
+    # Equal targets may have a variance: the rounding error of their mean.
+    if len(target) == 0 or target.min() == target.max():
         return None
-    variance = float(target.var())
-    return 1 - float((target - prediction).var()) / variance if variance > 0 else None
+    return 1 - float((target - prediction).var() / target.var())
 
 
 def mean_pairs(groups: list[PairMoments]) -> PairMoments:

@@ -56,12 +56,10 @@ def standardise(coefficients: Tensor, mask: Tensor) -> Tensor:
     """
     expect("F N .", coefficients=coefficients, mask=mask)
     valid = coefficients[mask]
-    if valid.numel() < 2:
+    # Equal numbers may have a spread: the rounding error of their mean, and dividing by it would give ±1.
+    if valid.numel() == 0 or valid.min() == valid.max():
         return torch.zeros_like(coefficients)
-    spread = valid.std()
-    if not spread > 0:
-        return torch.zeros_like(coefficients)
-    return torch.where(mask, (coefficients - valid.mean()) / spread, 0.0)
+    return torch.where(mask, (coefficients - valid.mean()) / valid.std(), 0.0)
 
 
 def state_discount(time: Tensor, gamma: float) -> Tensor:

@@ -77,7 +77,7 @@ def layer_scores(module: nn.Module, inputs: Sequence[Any], mask: Tensor) -> list
     def remember(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         uses.append((layer, arguments[0].detach(), output))
 
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | Constant)]
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | Constant) and _trainable(layer)]
     handles = [layer.register_forward_hook(remember) for layer in layers]
     try:
         with torch.enable_grad():
@@ -99,6 +99,10 @@ def layer_scores(module: nn.Module, inputs: Sequence[Any], mask: Tensor) -> list
         else LayerScores(outputs=gradient, inputs=None, weight=None, bias=place(layer.value))
         for (layer, arguments, _), gradient in zip(uses, gradients, strict=True)
     ]
+
+
+def _trainable(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
 
 
 def combine(layers: Sequence[LayerScores], coefficients: Tensor, num_parameters: int) -> Tensor:

@@ -10,20 +10,21 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import pgkit
 from pgkit.config import VERSION_BASE, check, compose, config_dir, expand
 from pgkit.errors import RunFault, UsageError
-from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force
+from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force, without_sweeps
 from pgkit.schema.values import suggestion
 
 Dry = Callable[[DictConfig, tuple[str, ...]], None]
@@ -70,14 +71,19 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     overrides: list[str] = arguments.overrides
     trusted = trusted_packages(overrides)
     flags = [argument for argument in sys.argv[1:] if argument not in overrides]
-    if arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info:
+    if arguments.hydra_help or arguments.shell_completion:
         _start_hydra(config_name, [*flags, *overrides], _nothing)
         return 0
     folders = [] if arguments.config_dir is None else [arguments.config_dir]
-    combinations = expand(config_name, overrides, config_dirs=folders, multirun=arguments.multirun)
-    root, jobs = _jobs(config_name, combinations or [overrides], folders, trusted, sweep=combinations is not None)
+    first = compose(config_name, without_sweeps(overrides), config_dirs=folders)
+    sweep = arguments.multirun or first.hydra.mode == RunMode.MULTIRUN
+    composed: Iterable[DictConfig] = [first]
+    if sweep or len(without_sweeps(overrides)) < len(overrides):
+        combinations = expand(first, overrides) if sweep else [overrides]
+        composed = (compose(config_name, lines, config_dirs=folders) for lines in combinations)
+    root, jobs = _jobs(composed, trusted, sweep=sweep)
     handed = with_force(overrides, forced_keys(job.own.overrides.task for job in jobs))
-    if arguments.cfg:
+    if arguments.help or arguments.cfg or arguments.info:
         _start_hydra(config_name, [*flags, *handed], _nothing)
         return 0
     for job in jobs:
@@ -87,7 +93,7 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     flags = [f"--config-dir={folder}" for folder in folders]
     # Errors come back as they are, in the workers of a sweep too.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if combinations is None:
+    if not sweep:
         return _run_one(config_name, [*flags, *handed], task, trusted)
     handed = [line for line in handed if not line.startswith("hydra.sweep.dir=")]
     handed.append(f"hydra.sweep.dir={quoted(str(root))}")
@@ -137,22 +143,15 @@ def _task_arguments(config: DictConfig, trusted: tuple[str, ...]) -> tuple[DictC
     return check(composed, trusted=trusted), Path(own.runtime.output_dir)
 
 
-def _jobs(
-    config_name: str,
-    combinations: Sequence[Sequence[str]],
-    folders: Sequence[str],
-    trusted: tuple[str, ...],
-    *,
-    sweep: bool,
-) -> tuple[Path, list[_Job]]:
+def _jobs(compositions: Iterable[DictConfig], trusted: tuple[str, ...], *, sweep: bool) -> tuple[Path, list[_Job]]:
     """Returns every run that was asked for, checked, and the folder that they share.
 
     Raises: UsageError for the first that does not hold.
     """
     composed, checked = [], []
-    for lines in combinations:  # one after the other: what is wrong with the first is said at once
-        composed.append(compose(config_name, lines, config_dirs=folders))
-        checked.append(check(composed[-1], trusted=trusted))
+    for config in compositions:  # one after the other: what is wrong with the first is said at once
+        composed.append(config)
+        checked.append(check(config, trusted=trusted))
     try:
         root, places = _places(composed, sweep=sweep)
     except OmegaConfBaseException as error:
@@ -186,7 +185,7 @@ def _resolved(config: DictConfig, key: str) -> str:
 
 
 def _check_folder(folder: Path, *, writes: bool) -> None:
-    """Raises UsageError where the folder could not be made, or holds a finished run whose record Hydra would replace."""
+    """Raises UsageError where the folder could not be made, or where Hydra would overwrite a finished run's record."""
     if any(len(part.encode()) > 255 for part in folder.parts):
         raise UsageError(f"hydra.sweep.subdir: {folder.name[:60]}... is too long a name, expected 255 bytes at most")
     if writes and (folder / "summary.json").exists():
@@ -210,6 +209,11 @@ def _arguments() -> argparse.Namespace:
         raise UsageError("--experimental-rerun: reads a pickle, expected the settings themselves")
     if arguments.config_path is not None or arguments.config_name is not None:
         raise UsageError("--config-path and --config-name: the root file is pgkit's own, expected --config-dir")
+    modes = [arguments.run, arguments.multirun, arguments.help, arguments.hydra_help, arguments.shell_completion]
+    if sum(map(bool, [*modes, arguments.cfg, arguments.info])) > 1:
+        raise UsageError("flags: more than one thing to do, expected --run, --multirun or one that shows something")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise UsageError("--resolve: nothing to show, expected --cfg or --help beside it")
     return arguments
 
 

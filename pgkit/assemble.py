@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from pgkit.config import build
 from pgkit.core.persample import num_parameters
 from pgkit.errors import UsageError
+from pgkit.protocols import Baseline, Critic, Diagnostic, Estimator, Policy, Returns, Update, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.lanes import Lanes
 from pgkit.run.seeds import Streams, draw_seed
-from pgkit.types import Baseline, Coupling, Critic, Diagnostic, Estimator, Policy, Returns, Update, Weights
+from pgkit.types import Coupling
 
 
 @dataclass(frozen=True, kw_only=True)

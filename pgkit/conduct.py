@@ -16,6 +16,7 @@ from pgkit.config import build
 from pgkit.errors import RunFault
 from pgkit.loggers.group import LoggerGroup
 from pgkit.playback import pausing_lanes, play_both
+from pgkit.protocols import Logger
 from pgkit.run import journal as journals
 from pgkit.run.checkpoint import SavedPolicy, save_policy
 from pgkit.run.closing import closing_block, header_line
@@ -26,7 +27,6 @@ from pgkit.run.progress import Progress
 from pgkit.run.record import Clock, EpisodeRecord
 from pgkit.run.seeds import draw_seeds
 from pgkit.run.summary import build_summary
-from pgkit.types import Logger
 
 Learn = Callable[..., None]
 
@@ -50,7 +50,9 @@ def conduct(config: DictConfig, path: Path, learn: Learn) -> None:
             record=EpisodeRecord(reward_threshold=parts.lanes.reward_threshold),
             clock=clock,
         )
-        loggers.start(flatten(OmegaConf.to_container(config)), overridden=_overridden())
+        choices = {str(group): choice for group, choice in HydraConfig.get().runtime.choices.items()}
+        groups = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
+        loggers.start({**groups, **flatten(OmegaConf.to_container(config))}, overridden=_overridden())
         status, evaluation = "failed", None
         try:
             with progress:
@@ -114,15 +116,13 @@ def _loggers(config: DictConfig, folder: Path, parts: Parts) -> list[Logger]:
     instruments = (tag for diagnostic in parts.diagnostics.values() for tag in diagnostic.tags)
     tags = list(dict.fromkeys((*journals.TAGS, *parts.update.tags, *parts.critic.tags, *instruments)))
     trusted = list(config.trusted_packages)
-    return [
-        build(node, expects=Logger, trusted=trusted, folder=folder, tags=tags) for node in config.logger.values()
-    ]
+    return [build(node, expects=Logger, trusted=trusted, folder=folder, tags=tags) for node in config.logger.values()]
 
 
 def _header(config: DictConfig, folder: RunFolder, parts: Parts) -> str:
     return header_line(
         env=config.env.id,
-        agent=HydraConfig.get().runtime.choices.agent,
+        agent=HydraConfig.get().runtime.choices["agent"],
         vectorization=parts.lanes.vectorization,
         num_lanes=parts.lanes.num_lanes,
         num_parameters=parts.num_parameters,
@@ -154,7 +154,7 @@ def _summary(
     return build_summary(
         status=status,
         env=config.env.id,
-        agent=HydraConfig.get().runtime.choices.agent,
+        agent=HydraConfig.get().runtime.choices["agent"],
         seed=config.seed,
         env_steps=journal.env_steps,
         discarded_steps=journal.discarded_steps,

@@ -16,7 +16,6 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # ships no types
@@ -64,23 +63,18 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dirs: Sequence
     return config
 
 
-def expand(
-    config_name: str, overrides: Sequence[str], *, config_dirs: Sequence[Path | str] = (), multirun: bool
-) -> list[list[str]] | None:
-    """Returns the overrides of every job of a sweep, or None where one run is asked for.
+def expand(config: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
+    """Returns the overrides of every job of a sweep, composed without its sweeps as `config`.
 
     A sweeper that does not walk a grid chooses its values as it goes; its one entry holds what is fixed.
 
-    Raises: UsageError for what can be neither read nor composed.
+    Raises: UsageError for a sweep that is no grid.
     """
-    fixed = without_sweeps(overrides)
-    own = compose(config_name, fixed, config_dirs=config_dirs).hydra
-    if not multirun and own.mode != RunMode.MULTIRUN:
-        return None
-    if not str(own.sweeper._target_).endswith(".BasicSweeper"):
-        return [fixed]
+    sweeper = config.hydra.sweeper
+    if not str(sweeper._target_).endswith(".BasicSweeper"):
+        return [without_sweeps(overrides)]
     with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
-        return split_sweep(GlobalHydra.instance().config_loader(), overrides, own.sweeper.params or {})
+        return split_sweep(GlobalHydra.instance().config_loader(), overrides, sweeper.params or {})
 
 
 def check(config: DictConfig, *, trusted: Sequence[str] = ()) -> DictConfig:

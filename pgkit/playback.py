@@ -12,12 +12,12 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # ships no types
 
 from pgkit.config import build
 from pgkit.errors import UsageError
+from pgkit.protocols import Policy
 from pgkit.rl.evaluation import Deterministic, play
 from pgkit.rl.lanes import Lanes
 from pgkit.run.checkpoint import SavedPolicy, load_policy_state
 from pgkit.run.seeds import Streams, draw_seeds
 from pgkit.run.statistics import summarise_episodes
-from pgkit.types import Policy
 
 
 def load_policy(folder: Path | str, *, trusted: Sequence[str] = ()) -> Any:

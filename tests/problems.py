@@ -21,7 +21,8 @@ from pgkit.core.scores import Scores
 from pgkit.policies.mlp import MLPPolicy
 from pgkit.rl.factors import factors_of
 from pgkit.run.instruments import LogProbability
-from pgkit.types import Baseline, Critic, Estimator, Factors, Metrics, Observations, Returns, Trajectories
+from pgkit.protocols import Baseline, Critic, Estimator, Returns
+from pgkit.types import Factors, Metrics, Observations, Trajectories
 from pgkit.weights.on_policy import OnPolicy
 
 
@@ -77,6 +78,14 @@ CHAIN = Process(
     horizon=3,
 )
 """Two states, two actions, three steps; random starts, successors and rewards; 24 trajectories in all."""
+
+GAMBLE = Process(
+    start=[1.0],
+    outcomes={(0, action): [(0.5, reward, 0), (0.5, reward, None)] for action, reward in enumerate((0.0, 1.0, 5.0))},
+    num_actions=3,
+    horizon=2,
+)
+"""The bandit, played once more as often as not: what happens at once outweighs what comes later."""
 
 
 class Enumeration:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from pgkit.core.running import deviation, merge_moments
+from pgkit.core.spaces import leaves
 from pgkit.errors import UsageError
 from pgkit.types import Observations, Rows
 
@@ -25,7 +26,7 @@ class Encoder(nn.Module):
     Tuple are concatenated in the order of their space. Moments stand still until `update` and are part of the state.
     """
 
-    def __init__(self, space: spaces.Space, *, normalise: bool, images: Literal["scale", "refuse"]) -> None:
+    def __init__(self, space: spaces.Space[Any], *, normalise: bool, images: Literal["scale", "refuse"]) -> None:
         super().__init__()
         self.leaves = leaves(space)
         self.normalise = normalise
@@ -73,35 +74,19 @@ class Encoder(nn.Module):
             self.scale.copy_(1 / deviation(self.count, self.squares))
 
 
-def leaves(space: spaces.Space, prefix: str = "") -> dict[str, spaces.Space]:
-    """Returns the simple spaces inside a space, keyed by their path joined with `/`; a simple space has the key ''."""
-    if isinstance(space, spaces.Dict):
-        children = list(space.spaces.items())
-    elif isinstance(space, spaces.Tuple):
-        children = [(str(index), child) for index, child in enumerate(space.spaces)]
-    else:
-        return {prefix: space}
-    result: dict[str, spaces.Space] = {}
-    for key, child in children:
-        result |= leaves(child, f"{prefix}/{key}" if prefix else str(key))
-    return result
-
-
-def _is_image(space: spaces.Space) -> bool:
+def _is_image(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8
 
 
-def _width(space: spaces.Space) -> int:
+def _width(space: spaces.Space[Any]) -> int:
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):
         return int(space.nvec.sum())
-    if isinstance(space, spaces.Box | spaces.MultiBinary):
-        return int(np.prod(space.shape))
-    raise UsageError(f"env.id: observation space {space}, expected Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple")
+    return int(np.prod(space.shape or ()))
 
 
-def _encode(x: Tensor, space: spaces.Space, dtype: torch.dtype) -> Tensor:
+def _encode(x: Tensor, space: spaces.Space[Any], dtype: torch.dtype) -> Tensor:
     if isinstance(space, spaces.Discrete):
         return _one_hot(x.long() - int(space.start), int(space.n), dtype)
     lead = x.shape[: x.dim() - len(space.shape or ())]

@@ -6,7 +6,7 @@ Every variance here is the trace of a covariance matrix. `per_sample_variance` i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ class GradientMoments:
     per_sample_variance: float
     variance_of_mean: float
     signal: float
+
+    def of_mean_over(self, num_samples: int) -> GradientMoments:
+        """Returns the same moments for the mean of another number of independent samples."""
+        return replace(self, variance_of_mean=self.per_sample_variance / num_samples)
 
     @property
     def snr(self) -> float | None:
@@ -47,9 +51,7 @@ def independent_moments(mean: Tensor, sum_of_squares: float, num_samples: int) -
     squared_mean = float(mean.square().sum())
     per_sample = max(0.0, (sum_of_squares - num_samples * squared_mean) / (num_samples - 1))
     of_mean = per_sample / num_samples
-    return GradientMoments(
-        per_sample_variance=per_sample, variance_of_mean=of_mean, signal=squared_mean - of_mean
-    )
+    return GradientMoments(per_sample_variance=per_sample, variance_of_mean=of_mean, signal=squared_mean - of_mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,7 @@ def explained_variance(prediction: Tensor, target: Tensor) -> float | None:
     """Returns 1 − Var(target − prediction) / Var(target), None where the target does not vary.
 
     Shapes: both `[M]`.
+    Source: Schulman et al. 2016, arXiv:1506.02438, for its use with critics.
     """
     expect("M .", prediction=prediction, target=target)
     # Equal targets may have a variance: the rounding error of their mean.

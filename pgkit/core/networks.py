@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -33,7 +34,7 @@ def multilayer_perceptron(
     """
     sizes = [inputs, *hidden_sizes, outputs]
     layers: list[nn.Module] = []
-    for index, (width, following) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (width, following) in enumerate(pairwise(sizes)):
         linear = nn.Linear(width, following)
         last = index == len(sizes) - 2
         if init == "orthogonal":

@@ -90,7 +90,7 @@ def layer_scores(module: nn.Module, inputs: Sequence[Any], mask: Tensor) -> list
     gradients = torch.autograd.grad(total, [output for _, _, output in uses])
     places, names = layout(module), {id(parameter): name for name, parameter in module.named_parameters()}
 
-    def place(parameter: Tensor | None) -> slice | None:
+    def place(parameter: Any) -> slice | None:
         return None if parameter is None else places.get(names[id(parameter)])
 
     return [

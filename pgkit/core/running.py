@@ -25,6 +25,9 @@ def merge_moments(count: Tensor, mean: Tensor, squares: Tensor, batch: Tensor) -
 
 
 def deviation(count: Tensor, squares: Tensor, *, floor: float = 1e-8) -> Tensor:
-    """Returns the standard deviation `[D]` behind such moments: 1 before anything was seen, at least √floor."""
+    """Returns the standard deviation `[D]` behind such moments: 1 before anything was seen, at least √floor.
+
+    Source: Welford 1962 (Technometrics 4:419).
+    """
     variance = torch.where(count > 0, squares / count.clamp(min=1), torch.ones_like(squares))
     return variance.clamp(min=floor).sqrt()

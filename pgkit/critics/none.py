@@ -18,7 +18,7 @@ class NoCritic:
 
     tags = ()
 
-    def __init__(self, *, observation_space: spaces.Space, generator: torch.Generator) -> None:
+    def __init__(self, *, observation_space: spaces.Space[Any], generator: torch.Generator) -> None:
         """Takes what every critic is given, and needs none of it."""
 
     def values(self, obs: Observations) -> Tensor | None:

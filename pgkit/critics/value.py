@@ -51,6 +51,7 @@ class ValueNetwork(nn.Module):
         for buffer, value in zip((self.count, self.mean, self.squares), merged, strict=True):
             buffer.copy_(value)
         last = self.network[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
             last.weight.mul_(old_spread / self.spread)
             last.bias.mul_(old_spread).add_(old_mean - float(self.mean)).div_(self.spread)
@@ -66,7 +67,7 @@ class ValueCritic:
     def __init__(
         self,
         *,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         generator: torch.Generator,
         hidden_sizes: list[Count] = [64, 64],  # noqa: B006 read only
         activation: Literal["tanh", "relu", "silu"] = "tanh",

@@ -6,7 +6,8 @@ from typing import final
 
 from pgkit.core.moments import explained_variance
 from pgkit.options import Count
-from pgkit.types import Metrics, Snapshot
+from pgkit.protocols import Snapshot
+from pgkit.types import Metrics
 
 
 @final

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import final
 
 from pgkit.options import Count
-from pgkit.types import Metrics, Snapshot
+from pgkit.protocols import Snapshot
+from pgkit.types import Metrics
 
 
 @final

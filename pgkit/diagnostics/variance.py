@@ -8,9 +8,10 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
-from pgkit.core.moments import GradientMoments, independent_moments, mean_pairs, pair_moments
+from pgkit.core.moments import GradientMoments, PairMoments, independent_moments, mean_pairs, pair_moments
 from pgkit.options import Count, Range
-from pgkit.types import Metrics, Snapshot
+from pgkit.protocols import Snapshot
+from pgkit.types import Metrics
 
 LEAST_COUPLED = 4
 """Columns without which the variance of a leave-one-out estimate has no unbiased estimate."""
@@ -26,8 +27,9 @@ class GradientVariance:
 
     All quantities are those of the mean over columns of the summed surrogate, without the entropy bonus, whatever
     scale the update gives its objective. Where leave-one-out couples the columns, the variance of the mean is that of
-    a U-statistic, estimated without bias in groups of at most `max_columns` columns; where a baseline couples them in
-    another way, nothing unbiased is known and the values are null.
+    a U-statistic, estimated without bias in groups of at most `group` columns; where a baseline couples them in
+    another way, nothing unbiased is known and the values are null. Of a batch with more than `max_columns` columns
+    the first ones are measured, and the variance of the mean is still that of the whole batch.
     """
 
     tags = (
@@ -37,8 +39,14 @@ class GradientVariance:
         "gradient/expected_cosine",
     )
 
-    def __init__(self, *, every: Count = 5, max_columns: Annotated[int, Range(least=8)] = 16) -> None:
-        self.every, self.max_columns = every, max_columns
+    def __init__(
+        self,
+        *,
+        every: Count = 5,
+        max_columns: Annotated[int, Range(least=8)] | None = 256,
+        group: Annotated[int, Range(least=8)] = 16,
+    ) -> None:
+        self.every, self.max_columns, self.group = every, max_columns, group
         self._said: set[str] = set()
 
     def measure(self, snapshot: Snapshot) -> Metrics:
@@ -49,23 +57,30 @@ class GradientVariance:
                 logging.getLogger("pgkit").warning("gradient/variance_of_mean is null: %s", reason)
                 self._said.add(reason)
             return dict.fromkeys(self.tags)
-        moments = self._pairwise(snapshot) if snapshot.coupling == "pairwise" else _independent(snapshot)
+        coefficients = snapshot.coefficients[:, : self.max_columns]
+        mean, squares = _sums(snapshot, coefficients)
+        measured, columns = coefficients.shape[1], snapshot.coefficients.shape[1]
+        if snapshot.coupling == "pairwise":
+            pairs = self._pairs(snapshot)
+            signal = float(mean.square().sum()) - pairs.variance_of_mean(measured)
+            moments = GradientMoments(
+                per_sample_variance=squares / measured - signal,
+                variance_of_mean=pairs.variance_of_mean(columns),
+                signal=signal,
+            )
+        else:
+            moments = independent_moments(mean, squares, measured).of_mean_over(columns)
         values = (moments.per_sample_variance, moments.variance_of_mean, moments.snr, moments.expected_cosine)
         return dict(zip(self.tags, values, strict=True))
 
-    def _pairwise(self, snapshot: Snapshot) -> GradientMoments:
-        """Returns the moments where the estimate is the mean over pairs of columns of a symmetric kernel."""
-        num_columns = snapshot.coefficients.shape[1]
+    def _pairs(self, snapshot: Snapshot) -> PairMoments:
+        """Returns the moments of the symmetric kernel whose mean over pairs of columns the estimate is."""
         affordable = int((MOST_NUMBERS / snapshot.scores.num_parameters) ** 0.5)
-        size = max(LEAST_COUPLED, min(self.max_columns, affordable))
-        groups = torch.arange(num_columns).tensor_split(max(1, num_columns // size))[:MOST_GROUPS]
+        size = max(LEAST_COUPLED, min(self.group, affordable))
+        columns = torch.arange(snapshot.coefficients.shape[1])
+        groups = columns.tensor_split(max(1, len(columns) // size))[:MOST_GROUPS]
         cross = (_cross_gradients(snapshot, slice(int(group[0]), int(group[-1]) + 1)) for group in groups)
-        of_mean = mean_pairs([pair_moments(block) for block in cross]).variance_of_mean(num_columns)
-        mean, squares = _sums(snapshot)
-        signal = float(mean.square().sum()) - of_mean
-        return GradientMoments(
-            per_sample_variance=squares / num_columns - signal, variance_of_mean=of_mean, signal=signal
-        )
+        return mean_pairs([pair_moments(block) for block in cross])
 
 
 def _obstacle(snapshot: Snapshot) -> str | None:
@@ -77,18 +92,13 @@ def _obstacle(snapshot: Snapshot) -> str | None:
     return f"{columns} columns, and at least {least} are needed" if columns < least else None
 
 
-def _sums(snapshot: Snapshot) -> tuple[Tensor, float]:
+def _sums(snapshot: Snapshot, coefficients: Tensor) -> tuple[Tensor, float]:
     """Returns the mean gradient `[P]` and the sum over columns of squared norms."""
     total, squares = torch.zeros(()), 0.0
-    for _, gradients in snapshot.scores.gradients(snapshot.coefficients[None]):
+    for _, gradients in snapshot.scores.gradients(coefficients[None]):
         total = total + gradients[0].sum(dim=0)
         squares += float(gradients[0].square().sum())
-    return total / snapshot.coefficients.shape[1], squares
-
-
-def _independent(snapshot: Snapshot) -> GradientMoments:
-    mean, squares = _sums(snapshot)
-    return independent_moments(mean, squares, snapshot.coefficients.shape[1])
+    return total / coefficients.shape[1], squares
 
 
 def _cross_gradients(snapshot: Snapshot, columns: slice) -> Tensor:

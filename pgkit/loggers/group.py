@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
 if TYPE_CHECKING:
-    from pgkit.types import Logger
+    from pgkit.protocols import Logger
 
 
 @runtime_checkable

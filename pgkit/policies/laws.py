@@ -134,7 +134,7 @@ class DiagonalGaussian(Law):
         return (log_q - log_p + 0.5 * (ratio - 1)).sum(dim=-1)
 
 
-def law_of(space: spaces.Space) -> Law:
+def law_of(space: spaces.Space[Any]) -> Law:
     """Returns the law for an action space: categorical for Discrete, diagonal Gaussian for Box.
 
     Raises: UsageError for any other space.

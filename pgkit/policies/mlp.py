@@ -26,8 +26,8 @@ class MLPPolicy(nn.Module):
     def __init__(
         self,
         *,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         hidden_sizes: list[Count] = [64, 64],  # noqa: B006 read only
         activation: Literal["tanh", "relu", "silu"] = "tanh",
         init: Literal["orthogonal", "default"] = "orthogonal",

@@ -45,7 +45,6 @@ class RewardToGo(ScaledReturn):
     Source: Baxter and Bartlett 2001 (JAIR 15:319); Sutton et al. 2000.
     """
 
-
     def __init__(
         self, *, gamma: Fraction, cut: Literal["refuse", "zero", "drop"] = "refuse", scale_rewards: bool = False
     ) -> None:

@@ -60,7 +60,7 @@ class RewardScaler:
 
 
 class ScaledReturn(ABC):
-    """A return over rewards in their running unit; what `pgkit.types.Returns` asks, but for the recursion itself."""
+    """A return over rewards in their running unit: all that `pgkit.protocols.Returns` asks but the recursion."""
 
     needs_values = False
     needs_whole_episodes = False

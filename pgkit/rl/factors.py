@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pgkit.core.recursions import episode_time
-from pgkit.types import Critic, Factors, Policy, Returns, Trajectories, Weights
+from pgkit.protocols import Critic, Policy, Returns, Weights
+from pgkit.types import Factors, Trajectories
 
 
 def factors_of(

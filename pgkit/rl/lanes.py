@@ -217,4 +217,8 @@ class Lanes:
         lane, cause = None, brief(error)
         if isinstance(self._vector, AsyncVectorEnv):
             lane, cause = lost_worker(self._vector, error, self._timeout)
+        elif isinstance(self._vector, SyncVectorEnv):
+            for index, found in enumerate(self._vector.call("misfit")):
+                if found is not None:
+                    lane, cause = index, f"observation: {found}"
         return EnvironmentFault(f"{self._where(lane, actions)}, {doing}: {cause}")

@@ -40,9 +40,9 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.paused = False
         self._step = env.step
         self._space = env.observation_space
-        # Arrays of a Box are compared in place; what differs, and every other space, goes through `mismatch`.
+        # Arrays of a Box are compared in place, by shape; all else goes through `mismatch`. Their dtype is looked at in
+        # every reset: in between, what cannot be cast to that of the space fails where the lanes are put together.
         self._shape = self._space.shape if isinstance(self._space, Box) else False
-        self._dtype = self._space.dtype
         self._lane = lane
         self._seed: int | None = None
         self._episode = 0
@@ -56,7 +56,7 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._count += 1
         try:
             obs, reward, terminated, truncated, _ = self._step(action)
-            if getattr(obs, "shape", None) != self._shape or obs.dtype != self._dtype:
+            if obs.__class__ is not np.ndarray or obs.shape != self._shape:
                 self._check(obs)
             reward = float(reward)
         except Exception as error:
@@ -85,6 +85,10 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
             f"lane {self._lane}, seed {self._seed}, step {self._before + self._count} "
             f"(episode {self._episode}, its step {self._count})"
         )
+
+    def misfit(self) -> str | None:
+        """Returns what is wrong with the last observation, if anything."""
+        return mismatch(self._space, self._last)
 
     def _check(self, obs: Any) -> None:
         found = mismatch(self._space, obs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,17 @@ def probe_environment(spec: EnvSpec, kwargs: Mapping[str, Any]) -> None:
     env = make_environment(spec, {**kwargs, "max_episode_steps": -1})
     try:
         env.action_space.seed(_SEED)
-        _look_at_reset(spec.id, env.observation_space, _call(spec.id, "reset", env.reset, seed=_SEED))
+        seed: int | None = _SEED
+        ended = True
         for _ in range(_STEPS):
-            result = _call(spec.id, "step", env.step, env.action_space.sample())
-            if _look_at_step(spec.id, env.observation_space, result):
-                _look_at_reset(spec.id, env.observation_space, _call(spec.id, "reset", env.reset))
+            if ended:
+                with _inside(spec.id, "reset"):
+                    first: Any = env.reset(seed=seed)
+                _look_at_reset(spec.id, env.observation_space, first)
+                seed = None
+            with _inside(spec.id, "step"):
+                result: Any = env.step(env.action_space.sample())
+            ended = _look_at_step(spec.id, env.observation_space, result)
     finally:
         env.close()
 
@@ -42,8 +49,10 @@ def probe_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> Non
     vector = make_vector(spec, num_envs, kwargs)
     try:
         vector.action_space.seed(_SEED)
-        results = [_call(spec.id, "reset", vector.reset, seed=_SEED)]
-        results += [_call(spec.id, "step", vector.step, vector.action_space.sample()) for _ in range(_STEPS)]
+        with _inside(spec.id, "reset"):
+            results: list[Any] = [vector.reset(seed=_SEED)]
+        with _inside(spec.id, "step"):
+            results += [vector.step(vector.action_space.sample()) for _ in range(_STEPS)]
         for index, result in enumerate(results):
             count = 2 if index == 0 else 5
             if not isinstance(result, tuple) or len(result) != count:
@@ -55,9 +64,10 @@ def probe_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> Non
         vector.close()
 
 
-def _call(id: str, name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+@contextlib.contextmanager
+def _inside(id: str, name: str) -> Iterator[None]:
     try:
-        return function(*args, **kwargs)
+        yield
     except Exception as error:
         raise UsageError(f"env.id: {id} raises {brief(error)} in {name}(), expected none") from error
 

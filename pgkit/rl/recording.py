@@ -12,7 +12,7 @@ import torch
 from pgkit.errors import RunFault
 from pgkit.rl.lanes import Lanes
 from pgkit.rl.spaces import Observation
-from pgkit.types import Trajectories
+from pgkit.types import Observations, Trajectories
 
 Actor = Callable[[Any], np.ndarray]
 
@@ -23,6 +23,8 @@ class ActionLaw(Protocol):
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray: ...
 
     def sample(self, parameters: np.ndarray, noise: np.ndarray) -> np.ndarray: ...
+
+    def mode(self, parameters: np.ndarray) -> np.ndarray: ...
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray: ...
 
@@ -58,7 +60,7 @@ class Recording:
     def arrays(self) -> Arrays:
         """Returns the rows stacked, time first."""
         observations = (
-            {key: _stack([row[key] for row in self.obs]) for key in self.obs[0]}  # type: ignore[index, call-overload]
+            {key: _stack([row[key] for row in self.obs]) for key in self.obs[0]}
             if isinstance(self.obs[0], dict)
             else _stack(self.obs)  # type: ignore[arg-type]
         )
@@ -98,12 +100,16 @@ class Arrays:
         """
         if not np.isfinite(self.parameters).all():
             raise RunFault("policy: parameters of the action law are not finite, expected finite numbers")
-        tensors = {key: torch.from_numpy(value) for key, value in self.obs.items()} if isinstance(self.obs, dict) else None
+        obs: Observations = (
+            {key: torch.from_numpy(array) for key, array in self.obs.items()}
+            if isinstance(self.obs, dict)
+            else torch.from_numpy(self.obs)
+        )
         actions = torch.from_numpy(self.actions)
         with torch.no_grad():
             log_prob = law.log_prob(torch.from_numpy(self.parameters), actions)
         return Trajectories(
-            obs=torch.from_numpy(self.obs) if tensors is None else tensors,
+            obs=obs,
             actions=actions,
             rewards=torch.from_numpy(self.rewards).to(log_prob.dtype),
             behavior_log_prob=log_prob,

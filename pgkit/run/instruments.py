@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pgkit.core.scores import Scores
-from pgkit.types import Coupling, Diagnostic, Factors, Metrics, Snapshot, Trajectories, map_observations
+from pgkit.protocols import Diagnostic, Snapshot
+from pgkit.types import Coupling, Factors, Metrics, Trajectories, map_observations
 
 
 @final
@@ -35,7 +36,7 @@ class Instruments:
     measured.
     """
 
-    def __init__(self, diagnostics: Mapping[str, Diagnostic], policy: nn.Module, *, coupling: Coupling) -> None:
+    def __init__(self, diagnostics: Mapping[str, Diagnostic], policy: Any, *, coupling: Coupling) -> None:
         self._diagnostics = dict(diagnostics)
         self._before = copy.deepcopy(policy)
         self._log_probability = LogProbability(self._before)

@@ -17,7 +17,9 @@ def _target(config: Tree, group: str) -> str:
 
 def _option(config: Tree, group: str) -> str:
     """Returns the class that a group chose, spelt as options are: `LeaveOneOut` is leave_one_out."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", _target(config, group).rpartition(".")[2]).lower()
+    return re.sub(
+        r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", _target(config, group).rpartition(".")[2]
+    ).lower()
 
 
 def _on_slabs(config: Tree) -> bool:

@@ -37,16 +37,19 @@ def trusted_packages(overrides: Sequence[str]) -> tuple[str, ...]:
 def parsed(overrides: Sequence[str]) -> list[Override]:
     """Returns the overrides as Hydra reads them.
 
-    Raises: UsageError for what it cannot read.
+    Raises: UsageError for what it cannot read, and for a key that is given twice.
     """
-    parsed = []
+    found: dict[str, Override] = {}
     for line in overrides:
         try:
-            parsed.append(OverridesParser.create().parse_override(line))
+            override = OverridesParser.create().parse_override(line)
         except (HydraException, ValueError):
             hint = "" if "=" in line else ", expected key=value"
             raise UsageError(f"{show(line)}: cannot be read{hint}; quote what the shell or Hydra would read") from None
-    return parsed
+        if override.key_or_group in found:
+            raise UsageError(f"{override.key_or_group}: given twice, expected once")
+        found[override.key_or_group] = override
+    return list(found.values())
 
 
 def split_sweep(loader: ConfigLoader, overrides: Sequence[str], params: Mapping[str, Any]) -> list[list[str]]:
@@ -55,7 +58,6 @@ def split_sweep(loader: ConfigLoader, overrides: Sequence[str], params: Mapping[
     Raises: UsageError for a sweep that is no grid.
     """
     lines = [*(f"{key}={value}" for key, value in params.items()), *overrides]
-    parsed(lines)
     try:
         found = OverridesParser.create(config_loader=loader).parse_overrides(lines)
         return BasicSweeper.split_arguments(found, None)[0]
@@ -98,13 +100,9 @@ def quoted(text: str) -> str:
 def checked_overrides(loader: ConfigLoader, overrides: Sequence[str], search: list[str]) -> list[str]:
     """Returns the overrides as Hydra shall see them, once their keys and the options they choose are known to exist."""
     known = groups(loader, search)
-    seen: set[str] = set()
     lines = []
     for line, override in zip(overrides, parsed(overrides), strict=True):
         key = override.key_or_group
-        if key in seen:
-            raise UsageError(f"{key}: given twice, expected once")
-        seen.add(key)
         if override.package is not None:
             raise UsageError(f"{key}@{override.package}: a package, expected {key}=OPTION")
         if override.is_delete():

@@ -18,8 +18,11 @@ ROOT: Mapping[str, Any] = {
     "stop_when_solved": bool,
     "evaluation": {"episodes": options.Index, "num_envs": options.Count},
     "trusted_packages": list[str],
+    "run": str,
+    "episodes": options.Count,
+    "num_envs": options.Count,
 }
-"""Types of the root keys; a root key that is not here has the type of its default."""
+"""Types of the root keys of every entry point; a root key that is not here has the type of its default."""
 
 _BelowOne = Annotated[float, options.Range(least=0, below=1)]
 

@@ -9,7 +9,8 @@ import torch
 
 from pgkit.errors import RunFault
 from pgkit.options import NonNegative, Positive
-from pgkit.types import Metrics, Objective
+from pgkit.protocols import Objective
+from pgkit.types import Metrics
 
 
 @final

@@ -7,7 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pgkit.types import Policy, Trajectories
+from pgkit.protocols import Policy
+from pgkit.types import Trajectories
 
 
 @final

@@ -14,7 +14,7 @@ from pgkit.estimators.score_function import ScoreFunction
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total
 from pgkit.run.instruments import LogProbability
-from pgkit.types import Baseline, Returns
+from pgkit.protocols import Baseline, Returns
 from tests.problems import BANDIT, CHAIN, Enumeration, Process, columns_of, relative_error
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgkit.loggers.csv import CSVLogger
-from pgkit.types import Logger
+from pgkit.protocols import Logger
 
 TAGS = ("return/mean", "gradient/snr")
 

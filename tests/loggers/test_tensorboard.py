@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 
 from pgkit.loggers.layout import FIRST, LAST, custom_scalars_layout
 from pgkit.loggers.tensorboard import TensorBoardLogger
-from pgkit.types import Logger
+from pgkit.protocols import Logger
 
 TAGS = ("time/steps_per_second", "return/mean", "critic/loss", "gradient/snr", "gradient/norm")
 

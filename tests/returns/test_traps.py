@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total
-from pgkit.types import Returns, Trajectories
+from pgkit.protocols import Returns
+from pgkit.types import Trajectories
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 

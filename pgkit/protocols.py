@@ -1,0 +1,203 @@
+"""The protocols at which the rooms of pgkit meet: what each expects of the others, with shapes.
+
+Dimension names are those of `pgkit.types`: T time steps, N columns, F factors, M vectors or rows, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pgkit.types import Coupling, Factors, Metrics, ObjectiveValue, Observations, Rows, Trajectories
+
+
+class Objective(Protocol):
+    """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all."""
+
+    def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
+        """Returns the objective on some rows, an unbiased estimate of the whole where they are drawn at random."""
+
+    def parts(self) -> Iterator[ObjectiveValue]:
+        """Yields pieces whose values, gradients and entropies add up to those of the whole."""
+
+
+class Stateful(Protocol):
+    """Whatever lives longer than one update can be saved and put back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A parameterised law of actions given observations."""
+
+    def log_prob(self, obs: Observations, actions: Tensor) -> Tensor:
+        """Returns log π(a|s) `[...]`, differentiable; summed over a trajectory it is log p(τ) without the dynamics."""
+
+    def divergence(self, other: Policy, obs: Observations) -> Tensor:
+        """Returns KL(self || other) `[...]` at every observation, in nats, without gradients."""
+
+    def update(self, rows: Rows) -> None:
+        """Advances the preprocessing moments, once the batch has been used."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """Estimates the value of observations; knows nothing of the baseline that reads it."""
+
+    tags: Sequence[str]
+
+    def values(self, obs: Observations) -> Tensor | None:
+        """Returns V(s) `[T+1, N]`, detached, or None where there is no critic."""
+
+    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
+        """Fits the values of `obs[:-1]` to `targets` `[T, N]` where `mask`; called only after values were read."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Returns(Protocol):
+    """Credits rewards to the actions that could have caused them."""
+
+    needs_values: bool
+    needs_whole_episodes: bool
+    unbiased: bool
+
+    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (signal, mask), both `[T, N]`; a return may only take rows out of the mask, never add any."""
+
+    def update(self, trajectories: Trajectories) -> None:
+        """Advances the reward moments; called once, after the batch was used."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Weights(Protocol):
+    """Corrects for data that another policy sampled."""
+
+    unbiased: bool
+
+    def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:
+        """Returns the cumulative log weight of each prefix, `[T, N]`, detached."""
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """A reference that is subtracted from the signal; reading and updating are apart, and reading comes first."""
+
+    unbiased: bool
+    coupling: Coupling
+    needs_values: bool
+    least_columns: int
+
+    def value(self, factors: Factors) -> Tensor:
+        """Returns the baseline `[F, N]`, detached; changes nothing."""
+
+    def update(self, factors: Factors) -> None:
+        """Learns from the batch, once it has been read."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A rule for the detached coefficients whose product with the scores is the gradient."""
+
+    unbiased: bool
+    coupling: Coupling
+
+    def coefficients(self, factors: Factors, baseline: Tensor) -> Tensor:
+        """Returns the coefficients `[F, N]`, detached, 0 where the mask is False."""
+
+    def scale(self, factors: Factors) -> Tensor:
+        """Returns what multiplies (signal − baseline) at every factor, `[F, N]`; 0 where the mask is False."""
+
+
+@runtime_checkable
+class Update(Protocol):
+    """Moves the policy's parameters uphill on an objective; the one place where the sign flips."""
+
+    average: Literal["columns", "steps"]
+    entropy_coefficient: float
+    tags: Sequence[str]
+
+    def step(self, objective: Objective, *, progress: float) -> Metrics:
+        """Changes the parameters and returns what it did; `progress` in [0, 1] is the share of the run that is over."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
+
+
+class Scores(Protocol):
+    """The scores ∇log p of a batch, at the parameters its gradient was taken at; lazy, shared, chunked."""
+
+    layout: Mapping[str, slice]
+    num_parameters: int
+
+    def gradients(self, coefficients: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields (columns, gradients `[M, n, P]`) under M coefficient vectors `[M, F, N]`, or of the first columns."""
+
+    def gradients_of(self, columns: slice, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[M, n, P]` of some columns under M coefficient vectors `[M, F, n]` of theirs."""
+
+    def per_sample(self, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Everything an instrument may look at after an update; frozen, and thrown away afterwards.
+
+    `before` is the policy that the gradient was taken at, `policy` the one that the update left; `scale` is what
+    multiplies (signal − baseline), so that `coefficients` is their product, standardised or not.
+    """
+
+    trajectories: Trajectories
+    factors: Factors
+    baseline: Tensor
+    scale: Tensor
+    coefficients: Tensor
+    coupling: Coupling
+    before: Policy
+    policy: Policy
+    scores: Scores
+
+
+@runtime_checkable
+class Diagnostic(Protocol):
+    """An instrument: reads a snapshot when due, changes nothing, draws nothing from the run's generators."""
+
+    tags: Sequence[str]
+    every: int
+
+    def measure(self, snapshot: Snapshot) -> Metrics:
+        """Returns a value for every one of its tags, None where this batch cannot answer."""
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Writes the metrics of one update somewhere a person looks."""
+
+    def write(self, metrics: Metrics, *, step: int) -> None:
+        """Records one update's metrics at `step` environment steps."""
+
+    def close(self) -> None: ...

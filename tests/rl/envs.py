@@ -12,11 +12,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
 Step = tuple[Any, Any, Any, Any, dict[str, Any]]
 NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+
+def toy(name: str) -> str:
+    """Returns the id of a toy environment, in the form that imports this module first."""
+    return f"tests.rl.envs:{name}-v0"
 
 
 def length_of(seed: int) -> int:
@@ -53,48 +56,6 @@ class CountingEnv(gymnasium.Env[Any, Any]):
         return self._obs(), reward, ended and not self.truncates, ended and self.truncates, {"noise": object()}
 
 
-class CountingVectorEnv(VectorEnv[Any, Any, Any]):
-    """Lanes of CountingEnv with seeds s, s+1, …; resets in the same step unless it is asked for the next one."""
-
-    def __init__(self, num_envs: int = 1, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP) -> None:
-        self.num_envs = num_envs
-        self.mode = autoreset_mode
-        self.metadata = {"autoreset_mode": autoreset_mode}
-        self.envs = [CountingEnv() for _ in range(num_envs)]
-        self.single_observation_space, self.single_action_space = NUMBERS, CountingEnv.action_space
-        self.observation_space = batch_space(NUMBERS, num_envs)
-        self.action_space = batch_space(CountingEnv.action_space, num_envs)
-        self.ended = np.zeros(num_envs, dtype=bool)
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        seeds = [None if seed is None else seed + lane for lane in range(self.num_envs)]
-        self.ended[:] = False
-        return np.stack([env.reset(seed=each)[0] for env, each in zip(self.envs, seeds, strict=True)]), {}
-
-    def step(self, actions: Any) -> Step:
-        rows, final = [], np.full(self.num_envs, None, dtype=object)
-        for lane, env in enumerate(self.envs):
-            if self.mode is AutoresetMode.NEXT_STEP and self.ended[lane]:
-                rows.append((env.reset()[0], 0, False, False))
-                continue
-            obs, reward, terminated, truncated, _ = env.step(actions[lane])
-            if self.mode is AutoresetMode.SAME_STEP and terminated:
-                final[lane] = obs
-                obs = env.reset()[0]
-            rows.append((obs, reward, terminated, truncated))
-        obs, rewards, terminated, truncated = (np.stack(column) for column in zip(*rows, strict=True))
-        self.ended = terminated | truncated
-        return obs, rewards, terminated, truncated, {"final_obs": final}
-
-
-class FixedModeVectorEnv(CountingVectorEnv):
-    """States whatever autoreset mode it was registered with and takes no other."""
-
-    def __init__(self, num_envs: int = 1, stated: str | None = None) -> None:
-        super().__init__(num_envs, AutoresetMode.NEXT_STEP)
-        self.metadata = {} if stated is None else {"autoreset_mode": AutoresetMode[stated]}
-
-
 class FaultyEnv(CountingEnv):
     """A CountingEnv of endless episodes that breaks in the way `fault` names at step `at` of lanes with seed `seed`."""
 
@@ -106,6 +67,8 @@ class FaultyEnv(CountingEnv):
         obs, info = super().reset(seed=seed)
         if self.fault == "raise_in_reset" and self._due(self.episode):
             raise RuntimeError("the robot\nfell off the table")
+        if self.fault == "float64_in_reset" and self._due(self.episode):
+            obs = obs.astype(np.float64)
         return obs, info
 
     def _due(self, count: int) -> bool:
@@ -118,7 +81,7 @@ class FaultyEnv(CountingEnv):
             match self.fault:
                 case "raise":
                     raise ZeroDivisionError("division by zero")
-                case "raise_in_reset":
+                case "raise_in_reset" | "float64_in_reset":
                     ended = True
                 case "nan_observation":
                     obs[2] = np.nan
@@ -266,12 +229,12 @@ for _name, _class in {
     gymnasium.register(f"{_name}-v0", entry_point=f"tests.rl.envs:{_class}")
 gymnasium.register("Limited-v0", entry_point="tests.rl.envs:EndlessEnv", max_episode_steps=4, reward_threshold=7.0)
 gymnasium.register(
-    "SameStep-v0", entry_point="tests.rl.envs:CountingEnv", vector_entry_point="tests.rl.envs:CountingVectorEnv"
+    "SameStep-v0", entry_point="tests.rl.envs:CountingEnv", vector_entry_point="tests.rl.vector_envs:CountingVectorEnv"
 )
 for _mode in ("SAME_STEP", "DISABLED", None):
     gymnasium.register(
         f"Only{_mode}-v0",
         entry_point="tests.rl.envs:CountingEnv",
-        vector_entry_point="tests.rl.envs:FixedModeVectorEnv",
+        vector_entry_point="tests.rl.vector_envs:FixedModeVectorEnv",
         kwargs={} if _mode is None else {"stated": _mode},
     )

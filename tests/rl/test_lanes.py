@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from pgkit.rl.lanes import Lanes
-from pgkit.rl.pausable import Pausable
-from pgkit.rl.spaces import leaves
-from tests.rl.envs import CountingEnv, length_of
+from tests.rl.envs import length_of, toy
 
 Row = tuple[Any, ...]
-
-
-def toy(name: str) -> str:
-    return f"tests.rl.envs:{name}-v0"
 
 
 def walk(lanes: Lanes, seeds: list[int], steps: int, *, pausing: bool = False) -> list[Row]:
@@ -169,21 +163,6 @@ def test_a_reset_without_seeds_begins_new_episodes() -> None:
     np.testing.assert_array_equal(lanes.reset(None), [[3, 2, 0, 0], [4, 2, 0, 0]])
 
 
-def test_nested_observations_become_a_flat_dict_in_the_order_of_the_space() -> None:
-    lanes = Lanes(id=toy("Nested"), num_envs=2)
-    lanes.reset([3, 4])
-    obs, *_ = lanes.step(np.array([1, 2]))
-    assert isinstance(obs, dict)
-    assert list(obs) == list(leaves(lanes.observation_space)) == ["bits", "pair/0", "pair/1", "seed"]
-    assert {key: (value.shape, value.dtype.name) for key, value in obs.items()} == {
-        "bits": ((2, 2), "int8"),
-        "pair/0": ((2,), "int64"),
-        "pair/1": ((2, 2), "int64"),
-        "seed": ((2, 1, 1), "uint16"),
-    }
-    assert obs["seed"].ravel().tolist() == [3, 4] and obs["pair/1"].tolist() == [[1, 1], [1, 2]]
-
-
 @pytest.mark.parametrize("vectorization", ["auto", "sync", "async"])
 def test_what_is_handed_out_is_never_changed_afterwards(vectorization: Any) -> None:
     lanes = Lanes(id="CartPole-v1", num_envs=2, vectorization=vectorization)
@@ -194,19 +173,6 @@ def test_what_is_handed_out_is_never_changed_afterwards(vectorization: Any) -> N
     lanes.close()
     for array, copy in zip(kept, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
-
-
-def test_both_flags_pass_unchanged() -> None:
-    lanes = Lanes(id=toy("TwoFlags"), num_envs=1)
-    rows = walk(lanes, [0], 3)
-    assert [(bool(row[2][0]), bool(row[3][0])) for row in rows[1:]] == [(False, False), (False, False), (True, True)]
-
-
-def test_actions_reach_the_environment_as_they_are() -> None:
-    lanes = Lanes(id=toy("Offset"), num_envs=3)
-    lanes.probe()
-    lanes.reset([0, 0, 0])
-    assert lanes.step(np.array([-1, 0, 1]))[1].tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize(("name", "ends"), [("OneStep", True), ("Endless", False)])
@@ -227,27 +193,6 @@ def test_the_time_limit_is_a_truncation_and_can_be_set() -> None:
     assert own.max_episode_steps == 3 and walk(own, [0, 1], 3)[3][3].all()
 
 
-@pytest.mark.parametrize("action", ["Infinite", "HalfInfinite"])
-def test_unbounded_boxes_are_taken(action: str) -> None:
-    lanes = Lanes(id=toy("Spaces"), num_envs=2, kwargs={"action": action})
-    lanes.probe()
-    lanes.reset([0, 1])
-    assert lanes.step(np.zeros((2, 2), dtype=lanes.action_space.dtype))[1].tolist() == [10, 10]
-
-
-def test_double_and_image_observations_keep_their_dtype() -> None:
-    for kind, dtype in (("Infinite", "float64"), ("Image", "uint8"), ("", "float32")):
-        lanes = Lanes(id=toy("Spaces"), num_envs=2, kwargs={"observation": kind})
-        lanes.probe()
-        assert lanes.reset([0, 1]).dtype == lanes.step(np.array([0, 0]))[0].dtype == dtype
-
-
-@pytest.mark.filterwarnings("ignore:overflow encountered")
-def test_huge_observations_are_finite() -> None:
-    rows = walk(Lanes(id=toy("Faulty"), num_envs=2, kwargs={"fault": "huge"}), [0, 1], 25)
-    assert rows[20][0][0][2] == np.float32(1e30)
-
-
 def test_a_closed_vector_can_be_opened_again() -> None:
     lanes = Lanes(id=toy("Counting"), num_envs=2, vectorization="async")
     first = walk(lanes, [1, 2], 5)
@@ -255,9 +200,3 @@ def test_a_closed_vector_can_be_opened_again() -> None:
     lanes.close()
     assert_equal(first, walk(lanes, [1, 2], 5))
     lanes.close()
-
-
-def test_the_environments_info_goes_no_further() -> None:
-    lane = Pausable(CountingEnv(), lane=0)
-    lane.reset(seed=0)
-    assert lane.step(1)[4] == {}

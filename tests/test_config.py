@@ -1,0 +1,374 @@
+"""The schema, read from constructors' source, refuses what the constructors would and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from omegaconf import OmegaConf
+
+from pgkit.config import check, compose, config_dir
+from pgkit.errors import UsageError
+from pgkit.options import Count, Fraction, Positive
+from pgkit.schema.checks import check_tree
+from pgkit.schema.contradictions import CONTRADICTIONS
+from pgkit.schema.source import attribute, parameters
+from pgkit.schema.values import convert
+
+ROOT = Path(__file__).resolve().parents[1]
+GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
+OPTIONS = sorted(path.relative_to(config_dir()).with_suffix("").parts for path in config_dir().glob("*/*.yaml"))
+COMPANIONS = {
+    "collect=steps": ["critic=value"],
+    "returns=lambda_return": ["critic=value"],
+    "returns=n_step": ["critic=value"],
+    "baseline=value": ["critic=value"],
+    "env=gym": ["env.id=CartPole-v1"],
+}
+"""What an option needs of others, so that it stands without a contradiction."""
+
+
+def checked(*overrides: str, folders: tuple[Path, ...] = ()) -> Any:
+    return check(compose("train", overrides, config_dirs=folders))
+
+
+def refused(*overrides: str, folders: tuple[Path, ...] = ()) -> str:
+    with pytest.raises(UsageError) as caught:
+        checked(*overrides, folders=folders)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def plain(tree: Any) -> dict[str, Any]:
+    content = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def nodes(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields every mapping of a tree that holds plain values, with its dotted name."""
+    yield path, tree
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from nodes(value, f"{path}.{name}" if path else name)
+
+
+def typed(option: tuple[str, ...]) -> list[str]:
+    override = "=".join(option)
+    return [override, *COMPANIONS.get(override, [])]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids="=".join)
+def test_every_option_of_every_group_stands(option: tuple[str, ...]) -> None:
+    config = checked(*typed(option))
+    assert set(config) >= set(GROUPS) - {"agent", "experiment"}
+
+
+@pytest.mark.parametrize("option", [("", ""), *OPTIONS], ids="=".join)
+def test_every_key_with_one_letter_changed_is_refused_by_its_nearest_name(option: tuple[str, str]) -> None:
+    group, _ = option
+    composed = compose("train", typed(option) if group else [])
+    root = plain(OmegaConf.load(config_dir() / "train.yaml"))
+    tree = plain(composed)
+    tree.pop("hydra")
+    files = _files(composed)
+    for path, node in list(nodes(tree)):
+        of_group = path.partition(".")[0] == group if group else path in ("", "evaluation")
+        for key, value in list(node.items()) if of_group and not path.endswith("kwargs") else ():
+            if key == "_target_" or (group in ("diagnostics", "logger") and isinstance(value, dict)):
+                continue  # the name of an instrument or a logger is the user's to choose
+            for position in range(len(key)):
+                letter = next(
+                    x for x in "qzxjk" if x not in key and key[:position] + x + key[position + 1 :] not in node
+                )
+                wrong = key[:position] + letter + key[position + 1 :]
+                node[wrong] = value  # beside the right one, as a typo on the command line is
+                with pytest.raises(UsageError) as caught:
+                    check_tree(tree, root=root, files=files, trusted=())
+                del node[wrong]
+                said = str(caught.value)
+                assert said.startswith(f"{path}.{wrong}: unknown key".lstrip(".")), said
+                assert key in said.partition("unknown key")[2], said
+                assert len(key) < 4 or f"(did you mean {key}?)" in said, said
+
+
+def _files(composed: Any) -> dict[str, dict[str, Any]]:
+    """Returns what the files say that a composition chose, where a group chose one."""
+    chosen = composed.hydra.runtime.choices
+    single = {group: name for group, name in chosen.items() if isinstance(name, str) and "/" not in group}
+    files = {group: config_dir() / group / f"{name}.yaml" for group, name in single.items()}
+    return {group: plain(OmegaConf.load(file)) for group, file in files.items()}
+
+
+def targets() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Returns every node of every file under conf/, by the file and the name of the node."""
+    found = {}
+    for file in sorted(config_dir().glob("*/*.yaml")):
+        for path, node in nodes(plain(OmegaConf.load(file))):
+            if "_target_" in node:
+                name = f"{file.parent.name}/{file.stem}{'.' if path else ''}{path}"
+                found[name] = (node["_target_"], {key: value for key, value in node.items() if key != "_target_"})
+    return found
+
+
+@pytest.mark.parametrize("name", targets())
+def test_defaults_of_file_and_constructor_are_equal(name: str) -> None:
+    target, node = targets()[name]
+    module, _, attribute_name = target.rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(module), attribute_name)).parameters
+    assert set(node) <= set(signature)
+    if not target.startswith("pgkit."):
+        return
+    for key, value in node.items():
+        default = signature[key].default
+        interpolated = isinstance(value, str) and "${" in value
+        own = name.startswith("env/")  # an environment's file chooses its own id, sizes and limits
+        assert interpolated or own or default is inspect.Parameter.empty or default == value, key
+        assert signature[key].kind is inspect.Parameter.KEYWORD_ONLY
+    configurable = {key for key, (_, optional) in parameters(target).items() if optional}
+    assert configurable <= set(node), f"not in the file: {configurable - set(node)}"
+
+
+@pytest.mark.parametrize("name", [name for name, (target, _) in targets().items() if target.startswith("pgkit.")])
+def test_the_schema_read_from_source_is_that_of_the_class(name: str) -> None:
+    target, _ = targets()[name]
+    module, _, attribute_name = target.rpartition(".")
+    kind = getattr(importlib.import_module(module), attribute_name)
+    hints = inspect.get_annotations(kind.__init__, eval_str=True)
+    for key, (annotation, _) in parameters(target).items():
+        assert annotation == hints[key]
+    for constant, default in (("needs_values", False), ("needs_whole_episodes", False), ("least_columns", 1)):
+        assert attribute(target, constant, default) == getattr(kind, constant, default)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        (1e5, Count, 100_000),
+        (3, Count, 3),
+        (1, Fraction, 1),
+        (None, Count | None, None),
+        ([1e1, 2], list[Count], [10, 2]),
+        ("zero", Literal["zero", "exclude"], "zero"),
+        ({"a": [1, {"b": None}]}, dict, {"a": [1, {"b": None}]}),
+        ([0.5, 1], tuple[Fraction, Fraction], [0.5, 1]),
+    ],
+)
+def test_a_value_that_fits_is_kept(value: Any, annotation: Any, expected: Any) -> None:
+    fitted = convert("key", value, annotation)
+    assert fitted == expected and type(fitted) is type(expected)
+
+
+NUMBERS = [float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        *((number, kind) for number in NUMBERS for kind in (float, Count, Fraction, Positive, Any, dict, list)),
+        *(({"deep": [number]}, kind) for number in NUMBERS for kind in (dict, Any)),
+        (2.5, int),
+        (True, int),
+        (True, float),
+        (1, bool),
+        ("1", int),
+        ("0.5", Fraction),
+        (0, Positive),
+        (0, Count),
+        (1.0000001, Fraction),
+        (-1e-9, Fraction),
+        (None, int),
+        (3, str),
+        ("other", Literal["one"]),
+        (1, Literal[True]),
+        ([1], tuple[int, int]),
+        ([1, "a"], list[int]),
+        (1, list[int]),
+        ([], dict),
+        ("a", Count | None),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused(value: Any, annotation: Any) -> None:
+    with pytest.raises(UsageError, match=r"^key: .*, expected .+"):
+        convert("key", value, annotation)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "both"),
+    [
+        ("collect.episodes=1 env.num_envs=1", ("collect.episodes", "baseline=leave_one_out")),
+        ("collect=steps env.num_envs=1 returns.cut=zero", ("env.num_envs", "baseline=leave_one_out")),
+        ("collect.episodes=12", ("collect.episodes", "env.num_envs")),
+        ("evaluation.episodes=5", ("evaluation.episodes", "evaluation.num_envs")),
+        ("returns=lambda_return", ("critic", "returns=lambda_return")),
+        ("returns=n_step", ("critic", "returns=n_step")),
+        ("baseline=value", ("critic", "baseline=value")),
+        ("collect=steps returns=total", ("collect", "returns=total")),
+        ("collect=steps critic=value estimator.discount_states=true", ("collect", "estimator.discount_states")),
+        ("collect=steps", ("returns.cut", "collect=steps")),
+        ("optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
+    ],
+)
+def test_a_contradiction_names_both_keys(overrides: str, both: tuple[str, str]) -> None:
+    said = refused(*overrides.split())
+    assert said.startswith(f"{both[0]}: ") and both[1] in said
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "collect.episodes=1 env.num_envs=1 baseline=zero",
+        "collect=steps env.num_envs=1 returns.cut=drop baseline=moving_average",
+        "collect.episodes=16",
+        "agent=vpg",
+        "agent=vpg returns=n_step baseline=leave_one_out",
+        "collect=steps critic=value",
+        "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0.9",
+    ],
+)
+def test_what_goes_together_stands(overrides: str) -> None:
+    checked(*overrides.split())
+
+
+def test_every_contradiction_is_seen_by_some_test() -> None:
+    cases = next(mark for mark in test_a_contradiction_names_both_keys.pytestmark if mark.name == "parametrize").args[1]
+    unseen = set(CONTRADICTIONS)
+    for overrides, _ in cases:
+        tree = plain(compose("train", overrides.split()))
+        unseen -= {contradiction for contradiction in CONTRADICTIONS if contradiction(tree)}
+    assert not unseen
+
+
+def test_nothing_but_whole_floats_is_converted() -> None:
+    config = checked("total_steps=1e5", "optimizer.lr=1", "seed=7.0")
+    assert (config.total_steps, config.seed, config.optimizer.lr) == (100_000, 7, 1)
+    assert all(type(value) is int for value in (config.total_steps, config.seed, config.optimizer.lr))
+    shipped = plain(compose("train", []))
+    shipped.pop("hydra")
+    assert plain(checked()) == {
+        **shipped,
+        "returns": {**shipped["returns"], "gamma": shipped["gamma"]},
+        "estimator": {**shipped["estimator"], "gamma": shipped["gamma"]},
+        "diagnostics": {
+            **shipped["diagnostics"],
+            "variance": {**shipped["diagnostics"]["variance"], "every": shipped["diagnostics"]["every"]},
+        },
+    }
+
+
+def test_root_keys_are_shared_by_interpolation() -> None:
+    config = checked("gamma=0.5", "diagnostics.every=3", "env.kwargs.tag='s${seed}'", "env.kwargs.seed=${seed}")
+    assert config.returns.gamma == config.estimator.gamma == 0.5
+    assert config.diagnostics.variance.every == 3
+    assert config.env.kwargs == {"tag": "s0", "seed": 0}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "gamma=${seed}",
+        "seed=${seed}",
+        "env.num_envs=${collect.episodes}",
+        "env.id='${oc.env:HOME}'",
+        "env.id='${${seed}}'",
+    ],
+)
+def test_nothing_else_is_interpolated(override: str) -> None:
+    assert "interpolation" in refused(override)
+
+
+def test_a_value_left_open_is_asked_for() -> None:
+    assert refused("env=gym") == "env.id: missing, expected a value"
+
+
+def test_a_preset_has_no_keys_of_its_own() -> None:
+    assert refused("agent.lr=1").startswith("agent.lr: a preset has no keys of its own")
+
+
+FILES = {
+    "loop": ("gamma: ${seed}\nseed: ${gamma}", "seed: the interpolation ${gamma}, expected a plain value (in {file})"),
+    "itself": ("gamma: ${gamma}", "gamma: the interpolation ${gamma}, expected a plain value (in {file})"),
+    "broken": ("gamma: [1,", "{file}:"),
+    "key": ("optimizer:\n  lrr: 1", "optimizer.lrr: unknown key, expected one of betas, eps, fused, lr, weight_decay"),
+    "value": ("optimizer:\n  lr: abc", "optimizer.lr: abc, expected a number above 0 (in {file})"),
+    "node": ("optimizer: 3", "optimizer: 3, expected a mapping with _target_ (in {file})"),
+    "option": (
+        "defaults:\n  - override /critic: valu",
+        "critic: valu, expected one of none, value (did you mean value?)",
+    ),
+    "group": (
+        "defaults:\n  - override /crtic: value",
+        "crtic: unknown group (did you mean critic?) (in experiment/group)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mistake_in_a_file_names_the_file(name: str, tmp_path: Path) -> None:
+    content, said = FILES[name]
+    file = tmp_path / "experiment" / f"{name}.yaml"
+    file.parent.mkdir()
+    file.write_text(f"# @package _global_\n{content}\n")
+    assert refused(f"experiment={name}", folders=(tmp_path,)).startswith(said.replace("{file}", str(file)))
+
+
+def test_what_is_typed_over_a_file_is_not_blamed_on_it(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "good.yaml").write_text("# @package _global_\ngamma: 0.5\n")
+    assert refused("experiment=good", "gamma=2", folders=(tmp_path,)).endswith("at most 1")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert str(tmp_path / "experiment" / "binary.yaml") in refused("experiment=binary", folders=(tmp_path,))
+
+
+def test_a_group_of_the_users_is_typed_by_its_own_defaults(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "mine.yaml").write_text("_target_: torch.optim.NAdam\nlr: 0.1\nmomentum_decay: 4e-3\n")
+    assert checked("optimizer=mine", folders=(tmp_path,)).optimizer.momentum_decay == 0.004
+    assert "expected a number" in refused("optimizer=mine", "optimizer.momentum_decay=a", folders=(tmp_path,))
+    assert "above 0" in refused("optimizer=mine", "optimizer.lr=0", folders=(tmp_path,))
+    assert "did you mean momentum_decay?" in refused("optimizer=mine", "optimizer.momentum_dcay=1", folders=(tmp_path,))
+
+
+def test_what_the_program_hands_over_is_no_setting() -> None:
+    for override in (
+        "policy.observation_space=1",
+        "critic.generator=1",
+        "+logger.csv.tags=[a]",
+        "+logger.csv.folder=x",
+    ):
+        assert "unknown key" in refused(override)
+
+
+def test_checking_imports_no_torch() -> None:
+    code = "import sys; from pgkit.config import *; check(compose('train', [])); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "run: missing, expected a value"),
+        (
+            ["run=here", "episdes=3"],
+            "episdes: unknown key, expected one of episodes, num_envs, run, seed, trusted_packages",
+        ),
+        (["run=here", "episodes=0"], "episodes: 0, expected an integer at least 1"),
+        (["run=here", "num_envs=2.5"], "num_envs: 2.5, expected an integer at least 1"),
+        (["run=3"], "run: 3, expected a string"),
+        (["run=here", "gamma=0.5"], "gamma: unknown key"),
+    ],
+)
+def test_each_entry_point_has_its_own_root(overrides: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(compose("evaluate", overrides))
+    assert str(caught.value).startswith(said)

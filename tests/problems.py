@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pgkit.core.scores import Scores
 from pgkit.policies.mlp import MLPPolicy
+from pgkit.protocols import Baseline, Critic, Estimator, Returns
 from pgkit.rl.factors import factors_of
 from pgkit.run.instruments import LogProbability
-from pgkit.protocols import Baseline, Critic, Estimator, Returns
 from pgkit.types import Factors, Metrics, Observations, Trajectories
 from pgkit.weights.on_policy import OnPolicy
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgkit.protocols import Returns
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total
-from pgkit.protocols import Returns
 from pgkit.types import Trajectories
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]

@@ -36,14 +36,12 @@ class Encoder(nn.Module):
         for name, initial in (("mean", torch.zeros), ("squares", torch.zeros)):
             self.register_buffer(name, initial(self.features, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        # What a forward pass reads; derived from the moments, in the type of the network.
-        self.register_buffer("shift", torch.zeros(self.features))
+        # Derived from the moments, in the type of the network.
         self.register_buffer("scale", torch.ones(self.features))
 
     mean: Tensor
     squares: Tensor
     count: Tensor
-    shift: Tensor
     scale: Tensor
 
     @property
@@ -53,13 +51,16 @@ class Encoder(nn.Module):
 
     def forward(self, obs: Observations) -> Tensor:
         """Returns features `[..., D]` in the type of the network."""
-        features = self.flatten(obs)
-        return ((features - self.shift) * self.scale).clamp(-CLIP, CLIP) if self.normalise else features
+        if not self.normalise:
+            return self.flatten(obs, self.scale.dtype)
+        # The mean is taken off in double precision: a large one would leave single precision nothing of the rest.
+        centred = (self.flatten(obs, torch.float64) - self.mean).to(self.scale.dtype)
+        return (centred * self.scale).clamp(-CLIP, CLIP)
 
-    def flatten(self, obs: Observations) -> Tensor:
+    def flatten(self, obs: Observations, dtype: torch.dtype) -> Tensor:
         """Returns the features before normalisation."""
         named = obs if isinstance(obs, dict) else {"": obs}
-        parts = [_encode(named[key], leaf, self.shift.dtype) for key, leaf in self.leaves.items()]
+        parts = [_encode(named[key], leaf, dtype) for key, leaf in self.leaves.items()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def update(self, rows: Rows) -> None:
@@ -67,10 +68,9 @@ class Encoder(nn.Module):
         if not self.normalise:
             return
         with torch.no_grad():
-            merged = merge_moments(self.count, self.mean, self.squares, self.flatten(rows.obs))
+            merged = merge_moments(self.count, self.mean, self.squares, self.flatten(rows.obs, torch.float64))
             for buffer, value in zip((self.count, self.mean, self.squares), merged, strict=True):
                 buffer.copy_(value)
-            self.shift.copy_(self.mean)
             self.scale.copy_(1 / deviation(self.count, self.squares))
 
 

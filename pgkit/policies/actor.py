@@ -24,8 +24,8 @@ def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None
     """
     weights = [(_view(layer.weight).T, _view(layer.bias)) for layer in network if isinstance(layer, nn.Linear)]
     squash = next((_IN_PLACE[type(layer)] for layer in network if type(layer) in _IN_PLACE), None)
-    shift, scale = _view(encoder.shift), _view(encoder.scale)
-    dtype = shift.dtype
+    mean, scale = _view(encoder.mean), _view(encoder.scale)
+    dtype = scale.dtype
     tail = None if log_std is None else _view(log_std)
     buffers: dict[int, tuple[Array, list[Array], Array]] = {}
 
@@ -39,9 +39,11 @@ def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None
         if rows not in buffers:
             buffers[rows] = allocate(rows)
         features, outputs, result = buffers[rows]
-        features[...] = obs.reshape(rows, -1)
-        if encoder.normalise:
-            np.subtract(features, shift, out=features)
+        if not encoder.normalise:
+            features[...] = obs.reshape(rows, -1)
+        else:
+            # Subtracted in double precision, as in the encoder, and only then rounded.
+            np.subtract(obs.reshape(rows, -1), mean, out=features, casting="same_kind")
             np.multiply(features, scale, out=features)
             np.clip(features, -CLIP, CLIP, out=features)
         hidden = features

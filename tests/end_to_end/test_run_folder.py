@@ -1,0 +1,147 @@
+"""What a run leaves behind, and that its numbers are the ones that were."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgkit.run.journal import TAGS
+from tests.end_to_end.envs import Counted
+from tests.end_to_end.runs import configuration, events_of, gym, metrics_of, train
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMISED = {
+    "status", "env_steps", "discarded_steps", "episodes", "updates", "wall_seconds", "train_cpu_seconds",
+    "steps_per_second", "return_mean_100", "solved_at_steps", "solved_at_seconds", "solved_at_cpu_seconds", "eval",
+    "gradient",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one run, by the command that a user types."""
+    place: Path = tmp_path_factory.mktemp("run") / "mine"
+    command = [sys.executable, "-m", "pgkit.train", "env=CartPole", "total_steps=4000", f"hydra.run.dir={place}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=place.parent, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "finished:" in ended.stdout and "--host 127.0.0.1" in ended.stdout
+    return place
+
+
+def test_a_run_leaves_exactly_its_files(folder: Path) -> None:
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    events = {file for file in files if file.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert files - events == {
+        ".hydra/config.yaml",
+        ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+        "checkpoints/last/policy.json",
+        "checkpoints/last/policy.safetensors",
+        "metrics.csv",
+        "summary.json",
+    }
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+
+
+def test_events_and_metrics_hold_equal_numbers(folder: Path) -> None:
+    events, lines = events_of(folder), metrics_of(folder)
+    tags = [tag for tag in lines[0] if tag not in ("update", "env_steps")]
+    assert {tag for tag in events.Tags()["scalars"] if not tag.startswith("result/")} <= set(tags)
+    for tag in tags:
+        written = [(int(line["env_steps"]), float(line[tag])) for line in lines if line[tag]]
+        scalars = events.Scalars(tag) if written else []
+        assert [point.step for point in scalars] == [step for step, _ in written]
+        # Events hold single precision.
+        assert [point.value for point in scalars] == pytest.approx([value for _, value in written], rel=1e-6), tag
+
+
+def test_every_tag_is_written_by_some_update(folder: Path) -> None:
+    lines = metrics_of(folder)
+    assert all(any(line[tag] for line in lines) for tag in lines[0])
+
+
+def test_the_last_line_and_the_summary_agree(tmp_path: Path) -> None:
+    run = train(tmp_path, "env=CartPole", "total_steps=4000", "evaluation.episodes=4")
+    summary, lines = run.summary, run.metrics
+    assert summary.keys() >= PROMISED
+    assert summary["status"] == "finished"
+    assert summary["updates"] == len(lines) == int(lines[-1]["update"])
+    assert summary["env_steps"] == int(lines[-1]["env_steps"]) >= 4000
+    assert summary["episodes"] == 8 * len(lines)
+    assert summary["return_mean_100"] == float(lines[-1]["return/mean_100"])
+    # CartPole pays 1 a step: returns are lengths, and the lengths of whole episodes are all the steps there were.
+    assert sum(8 * float(line["return/mean"]) for line in lines) == pytest.approx(summary["env_steps"])
+    assert summary["steps_per_second"] == pytest.approx(summary["env_steps"] / summary["wall_seconds"])
+    assert 0 < summary["train_cpu_seconds"] < 1.5 * summary["wall_seconds"]
+    for tag, value in summary["gradient"].items():
+        assert value == [float(line[tag]) for line in lines if line[tag]][-1]
+    for acting in ("deterministic", "stochastic"):
+        assert summary["eval"][acting]["episodes"] == 4
+        assert summary["eval"][acting]["low"] <= summary["eval"][acting]["mean"] <= summary["eval"][acting]["high"]
+
+
+@pytest.mark.parametrize("diagnostics", ["none", "economy", "[variance]"])
+def test_the_header_is_fixed_by_the_tags_of_the_parts(tmp_path: Path, diagnostics: str) -> None:
+    run = train(tmp_path, "total_steps=1", "agent=vpg", f"diagnostics={diagnostics}", "evaluation.episodes=0")
+    parts = run.parts
+    instruments = [tag for each in parts.diagnostics.values() for tag in each.tags]
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header == ["update", "env_steps", *TAGS, *parts.update.tags, *parts.critic.tags, *instruments]
+    assert len(set(header)) == len(header)
+    assert ("gradient/snr" in header) == (diagnostics != "none")
+
+
+COLLECTORS = {
+    "episodes, lanes that pause": ("env.vectorization=sync", "collect.episodes=16"),
+    "episodes, lanes that cannot": ("env.vectorization=vector_entry_point", "collect.episodes=16"),
+    "steps, sync": ("env.vectorization=sync", "collect=steps", "returns.cut=zero", "collect.steps=50"),
+    "steps, vectorised": (
+        "env.vectorization=vector_entry_point", "collect=steps", "returns.cut=zero", "collect.steps=50",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("collector", COLLECTORS)
+def test_steps_are_the_transitions_that_the_environments_made(tmp_path: Path, collector: str) -> None:
+    before, used = Counted.transitions, 0
+
+    def collected(batch: Any) -> None:
+        nonlocal used
+        used += int(batch.trajectories.mask.sum())
+
+    run = train(
+        tmp_path, *gym("Counted"), "total_steps=1500", "evaluation.episodes=0", *COLLECTORS[collector],
+        through=watching(collected),
+    )  # fmt: skip
+    summary = run.summary
+    assert summary["updates"] > 1
+    assert summary["env_steps"] == Counted.transitions - before
+    assert summary["discarded_steps"] == summary["env_steps"] - used
+    assert (summary["discarded_steps"] > 0) == (collector == "episodes, lanes that cannot")
+
+
+def watching(look: Any) -> Any:
+    """Returns the training loop with `look` called on every batch that is collected."""
+    from pgkit.train import learn
+
+    def loop(parts: Any, journal: Any, *rest: Any, **keywords: Any) -> None:
+        collected = journal.collected
+        journal.collected = lambda batch: (look(batch), collected(batch))
+        learn(parts, journal, *rest, **keywords)
+
+    return loop
+
+
+def test_the_saved_configuration_is_the_one_that_ran(folder: Path) -> None:
+    from omegaconf import OmegaConf
+
+    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    config = configuration("env=CartPole", "total_steps=4000")
+    assert OmegaConf.to_container(saved, resolve=True) == OmegaConf.to_container(config)

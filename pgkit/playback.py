@@ -57,6 +57,10 @@ def lanes_of(folder: Path, *, num_envs: int, trusted: Sequence[str] = ()) -> Lan
         node = OmegaConf.to_container(OmegaConf.load(file).env)
     except (OSError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         raise UsageError(f"{file}: {' '.join(str(error).split())}, expected the configuration of a run") from None
+    module, colon, _ = str(node.get("id", "") if isinstance(node, dict) else "").rpartition(":")
+    if colon and module.partition(".")[0] not in trusted:
+        # `module:Anything-v0` imports the module, and the folder may be a stranger's.
+        raise UsageError(f"{file}: env.id imports {module}, expected it among trusted_packages on the command line")
     return pausing_lanes(node, num_envs=num_envs, trusted=trusted)
 
 

@@ -12,7 +12,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pgkit.types import Coupling, Factors, Metrics, ObjectiveValue, Observations, Rows, Trajectories
+from pgkit.types import (
+    Coupling,
+    Expectation,
+    Factors,
+    GradientEstimate,
+    Metrics,
+    ObjectiveValue,
+    Observations,
+    Parameters,
+    Rows,
+    Trajectories,
+)
 
 
 class Objective(Protocol):
@@ -129,6 +140,21 @@ class Estimator(Protocol):
 
     def scale(self, factors: Factors) -> Tensor:
         """Returns what multiplies (signal − baseline) at every factor, `[F, N]`; 0 where the mask is False."""
+
+
+@runtime_checkable
+class GradientEstimator(Protocol):
+    """Estimates the gradient of any expectation; constructed with the baseline that it subtracts, if it can use one."""
+
+    unbiased: bool
+
+    def accepts(self, expectation: Expectation, parameters: Parameters) -> None:
+        """Raises UsageError, naming what to use instead, where this estimator would be wrong or impossible."""
+
+    def estimate(
+        self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
+    ) -> GradientEstimate:
+        """Returns the estimate from N samples; torch's global generator is left as it was."""
 
 
 @runtime_checkable

@@ -18,10 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
+from torch.distributions import Distribution
 
 Observations = Tensor | dict[str, Tensor]
 """Observations as the environment gave them; a Dict or Tuple space becomes a flat dict, keys joined by `/`."""
@@ -175,22 +177,45 @@ class Factors:
         expect("F N .", signal=self.signal, log_weight=self.log_weight, mask=self.mask)
 
 
+Parameters = Mapping[str, Tensor]
+"""Named parameters θ of a sampling law or of a cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """E_{x~p_θ}[f(x)], whose gradient in θ is wanted.
+
+    `law` maps named parameters to a `torch.distributions.Distribution` without a batch shape: x is `[*event]`.
+    `cost` maps samples `[N, *event]` to `[N]`; any callable will do, unless an estimator differentiates it.
+    `direct_cost`, where the integrand moves with θ itself, is the same function of (samples, parameters): it adds
+    E[∇_θ f_θ(x)] to every estimate, and `cost` must agree with it at the parameters given.
+    """
+
+    cost: Callable[[Tensor], Tensor]
+    law: Callable[[Parameters], Distribution]
+    direct_cost: Callable[[Tensor, Parameters], Tensor] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class GradientEstimate:
     """A gradient and what is known about its error.
 
-    Shapes: mean `[P]`; per_sample `[N, P]` or None where it was not asked for; coefficients `[F, N]`.
-
-    `independent` is False when a statistic of the batch couples the samples; `layout` maps parameter names to their
-    slice of P.
+    Shapes: mean, standard_error `[P]`; per_sample `[N, P]`. `per_sample` is None where an estimator has none to give,
+    `standard_error` None where no honest one is known. `independent` is False when a statistic of the batch couples
+    the samples; `shapes` maps parameter names to shapes, in the order in which they lie in P.
     """
 
     mean: Tensor
-    coefficients: Tensor
+    standard_error: Tensor | None
+    per_sample: Tensor | None
     unbiased: bool
     independent: bool
-    layout: Mapping[str, slice]
-    per_sample: Tensor | None = None
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Returns the mean gradient of each parameter, in its own shape."""
+        pieces = self.mean.split([prod(shape) for shape in self.shapes.values()])
+        return {name: piece.reshape(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,74 @@
+"""The gradient of any expectation, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pgkit.baselines.batch import LeaveOneOut, Mean
+from pgkit.baselines.constant import MovingAverage, Zero
+from pgkit.errors import UsageError, did_you_mean
+from pgkit.estimators.score import Score
+from pgkit.protocols import Baseline, GradientEstimator
+from pgkit.types import Expectation, GradientEstimate, Parameters
+
+ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
+    "score": Score,
+}
+BASELINES: dict[str, Callable[[], Baseline]] = {
+    "zero": Zero,
+    "mean": Mean,
+    "moving_average": MovingAverage,
+    "leave_one_out": LeaveOneOut,
+}
+
+
+def estimate_gradient(
+    cost: Callable[[Tensor], Tensor],
+    distribution_of: Callable[[Any], Distribution],
+    parameters: Parameters | Tensor,
+    *,
+    estimator: str | GradientEstimator = "score",
+    num_samples: int = 1000,
+    baseline: str | Baseline = "zero",
+    generator: torch.Generator | None = None,
+) -> GradientEstimate:
+    """Returns an estimate of ∇E_{x~p_θ}[cost(x)] with its standard error.
+
+    `cost` maps samples `[N, *event]` to `[N]`; `distribution_of` maps the parameters, in the form given (a tensor, or
+    a dictionary of them), to a `torch.distributions.Distribution`. A tensor's gradient goes by the name `parameters`.
+    Without a generator one is seeded with 0. The global generator is left as it was.
+
+    Raises: UsageError where the estimator does not exist, or would be wrong here.
+    """
+    if isinstance(parameters, Tensor):
+        single, law = {"parameters": parameters}, distribution_of
+        return estimate_gradient(
+            cost,
+            lambda named: law(named["parameters"]),
+            single,
+            estimator=estimator,
+            num_samples=num_samples,
+            baseline=baseline,
+            generator=generator,
+        )
+    subtracted = _named("baseline", baseline, BASELINES)() if isinstance(baseline, str) else baseline
+    chosen = (
+        _named("estimator", estimator, ESTIMATORS)(baseline=subtracted) if isinstance(estimator, str) else estimator
+    )
+    return chosen.estimate(
+        Expectation(cost=cost, law=distribution_of),
+        parameters,
+        num_samples=num_samples,
+        generator=torch.Generator().manual_seed(0) if generator is None else generator,
+    )
+
+
+def _named(key: str, name: str, known: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    if name not in known:
+        raise UsageError(f"{key}: {name}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    return known[name]

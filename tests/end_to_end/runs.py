@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def gym(name: str) -> tuple[str, str]:
     return "env=gym", f"env.id={ENVS}:{name}-v0"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     return compose("train", list(overrides))
 

@@ -103,6 +103,8 @@ def _sums(snapshot: Snapshot, coefficients: Tensor) -> tuple[Tensor, float]:
 
 def _cross_gradients(snapshot: Snapshot, columns: slice) -> Tensor:
     """Returns, for columns i and j of a group, the outcomes of i against the scaled scores of j, `[n, n, P]`."""
-    outcomes = torch.where(snapshot.factors.mask, snapshot.factors.signal, 0.0)[:, columns]
-    coefficients = outcomes.T[:, :, None] * snapshot.scale[:, columns]
+    outcomes = torch.where(snapshot.factors.mask, snapshot.factors.signal, 0.0)[:, columns].double()
+    # The kernel sees differences alone; without what is common to a row they lose nothing to rounding.
+    centred = (outcomes - outcomes.mean(dim=1, keepdim=True)).to(snapshot.scale.dtype)
+    coefficients = centred.T[:, :, None] * snapshot.scale[:, columns]
     return snapshot.scores.gradients_of(columns, coefficients)

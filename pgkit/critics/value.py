@@ -45,16 +45,21 @@ class ValueNetwork(nn.Module):
         return float(deviation(self.count, self.squares))
 
     def absorb(self, targets: Tensor) -> Tensor:
-        """Moves the unit to include targets `[M]`, keeping every prediction, and returns them in the new unit."""
-        old_mean, old_spread = float(self.mean), self.spread
+        """Moves the unit to include targets `[M]`, keeping every prediction, and returns them in the new unit.
+
+        The first unit is adopted as it is: an untrained network has no prediction worth keeping, and in a unit far
+        from its own it would start with weights far too large or a bias far away.
+        """
+        untrained, old_mean, old_spread = not self.count, float(self.mean), self.spread
         merged = merge_moments(self.count, self.mean, self.squares, targets[:, None])
         for buffer, value in zip((self.count, self.mean, self.squares), merged, strict=True):
             buffer.copy_(value)
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.weight.mul_(old_spread / self.spread)
-            last.bias.mul_(old_spread).add_(old_mean - float(self.mean)).div_(self.spread)
+        if not untrained:
+            with torch.no_grad():
+                last.weight.mul_(old_spread / self.spread)
+                last.bias.mul_(old_spread).add_(old_mean - float(self.mean)).div_(self.spread)
         return (targets - float(self.mean)) / self.spread
 
 

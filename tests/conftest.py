@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# The tensors of tests are tiny, and several workers share the machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:

@@ -78,7 +78,9 @@ class GradientVariance:
         affordable = int((MOST_NUMBERS / snapshot.scores.num_parameters) ** 0.5)
         size = max(LEAST_COUPLED, min(self.group, affordable))
         columns = torch.arange(snapshot.coefficients.shape[1])
-        groups = columns.tensor_split(max(1, len(columns) // size))[:MOST_GROUPS]
+        # As many groups as keep to that size, unless they would get too small to be of use.
+        number = min(-(-len(columns) // size), len(columns) // LEAST_COUPLED)
+        groups = columns.tensor_split(number)[:MOST_GROUPS]
         cross = (_cross_gradients(snapshot, slice(int(group[0]), int(group[-1]) + 1)) for group in groups)
         return mean_pairs([pair_moments(block) for block in cross])
 

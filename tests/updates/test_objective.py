@@ -101,7 +101,7 @@ def test_its_parts_add_up(
 
 @pytest.mark.parametrize("average", ["columns", "steps"])
 def test_a_random_half_of_the_rows_estimates_the_whole_without_bias(average: Literal["columns", "steps"]) -> None:
-    problem, objective, expected = made(average, entropy=0.1)
+    problem, objective, _ = made(average, entropy=0.1)
     whole = problem.gradient(objective().value)
     halves = [objective(objective.valid[start::2]) for start in (0, 1)]
     # The two halves are not equally long, and weigh by their length.

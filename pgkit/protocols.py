@@ -129,6 +129,18 @@ class Baseline(Protocol):
 
 
 @runtime_checkable
+class ScoreBaseline(Baseline, Protocol):
+    """A baseline fitted to the score sums of the batch's own samples, cross-fitted, so that no sample sees itself."""
+
+    def fit(self, gradients: Tensor, scores: Tensor) -> Tensor:
+        """Returns the baseline of every sample, `[N, 1]`, or of every sample and parameter, `[N, P]`.
+
+        Both arguments are `[N, P]`: Σ_t w_t signal_t s_t and Σ_t w_t s_t, of which the estimate is the mean difference
+        gradients − baseline · scores.
+        """
+
+
+@runtime_checkable
 class Estimator(Protocol):
     """A rule for the detached coefficients whose product with the scores is the gradient."""
 

@@ -16,7 +16,7 @@ Dimension names: T time steps, N columns (samples), F factors, P parameters, K p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Literal
@@ -202,7 +202,8 @@ class GradientEstimate:
 
     Shapes: mean, standard_error `[P]`; per_sample `[N, P]`. `per_sample` is None where an estimator has none to give,
     `standard_error` None where no honest one is known. `independent` is False when a statistic of the batch couples
-    the samples; `shapes` maps parameter names to shapes, in the order in which they lie in P.
+    the samples; `shapes` maps parameter names to shapes, in the order in which they lie in P. `metrics` is what the
+    estimator counted on its way: costs that it clipped, the effective sample size of its weights.
     """
 
     mean: Tensor
@@ -211,6 +212,7 @@ class GradientEstimate:
     unbiased: bool
     independent: bool
     shapes: Mapping[str, tuple[int, ...]]
+    metrics: Metrics = field(default_factory=dict)
 
     def by_name(self) -> dict[str, Tensor]:
         """Returns the mean gradient of each parameter, in its own shape."""

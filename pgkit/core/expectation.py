@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 from torch.func import grad, jacrev, vmap
 
-from pgkit.types import Expectation, GradientEstimate, Parameters
+from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
 
 @contextmanager
@@ -100,20 +100,29 @@ def direct_term(expectation: Expectation, parameters: Parameters, samples: Tenso
 
 
 def summarise(
-    per_sample: Tensor, parameters: Parameters, *, unbiased: bool, independent: bool = True
+    per_sample: Tensor,
+    parameters: Parameters,
+    *,
+    unbiased: bool,
+    independent: bool = True,
+    standard_error: Tensor | None = None,
+    metrics: Metrics | None = None,
 ) -> GradientEstimate:
     """Returns the mean of per-sample gradients with its standard error, None where samples are coupled.
 
-    Shapes: per_sample `[N, P]`.
+    An estimator that knows its error better than the sample formula does, coupled or stratified, hands it over.
+    Shapes: per_sample `[N, P]`, standard_error `[P]`.
     """
-    error = per_sample.std(dim=0) / len(per_sample) ** 0.5 if independent and len(per_sample) > 1 else None
+    if standard_error is None and independent and len(per_sample) > 1:
+        standard_error = per_sample.std(dim=0) / len(per_sample) ** 0.5
     return GradientEstimate(
         mean=per_sample.mean(dim=0),
-        standard_error=error,
+        standard_error=standard_error,
         per_sample=per_sample,
         unbiased=unbiased,
         independent=independent,
         shapes={name: tuple(value.shape) for name, value in parameters.items()},
+        metrics={} if metrics is None else metrics,
     )
 
 

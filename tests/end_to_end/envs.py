@@ -91,7 +91,8 @@ class Shapes(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> Step:
-        assert self.action_space.contains(action), action
+        box = isinstance(self.action_space, spaces.Box)
+        assert self.action_space.contains(np.asarray(action) if box else action), action
         self.time += 1
         return self.observation_space.sample(), float(np.sum(action)), False, self.time == 3, {}
 

@@ -20,6 +20,7 @@ from pgkit.assemble import Parts, assemble
 from pgkit.conduct import conduct
 from pgkit.config import check, compose
 from pgkit.loggers.group import LoggerGroup
+from pgkit.rl.collect import Batch
 from pgkit.run.interrupts import Interrupts
 from pgkit.run.journal import Journal
 from pgkit.run.progress import Progress
@@ -116,14 +117,31 @@ def journal_of(config: DictConfig, parts: Parts) -> Journal:
     )
 
 
-def train_briefly(*overrides: str) -> tuple[Parts, Journal]:
+def watching(look: Callable[[Batch], object]) -> Learn:
+    """Returns the training loop with `look` called on every batch that is collected."""
+
+    def loop(parts: Parts, journal: Journal, *rest: Any, **keywords: Any) -> None:
+        collect = parts.collector.collect
+
+        def collect_and_look(*arguments: Any) -> Batch:
+            batch = collect(*arguments)
+            look(batch)
+            return batch
+
+        parts.collector.collect = collect_and_look  # type: ignore[method-assign]
+        learn(parts, journal, *rest, **keywords)
+
+    return loop
+
+
+def train_briefly(*overrides: str, through: Learn = learn) -> tuple[Parts, Journal]:
     """Returns the parts and the journal after training that leaves nothing on the disk."""
     config = configuration(*overrides)
     parts = assemble(config)
     journal = journal_of(config, parts)
     parts.collector.start(draw_seeds(parts.streams.environments, parts.lanes.num_lanes))
     try:
-        learn(parts, journal, Interrupts(), total_steps=config.total_steps, stop_when_solved=config.stop_when_solved)
+        through(parts, journal, Interrupts(), total_steps=config.total_steps, stop_when_solved=config.stop_when_solved)
     finally:
         parts.lanes.close()
     return parts, journal

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from pgkit.rl.collect import Batch
 from pgkit.run.journal import TAGS
 from tests.end_to_end.envs import Counted
-from tests.end_to_end.runs import configuration, events_of, gym, metrics_of, train
+from tests.end_to_end.runs import configuration, events_of, gym, metrics_of, train, watching
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = {
@@ -112,7 +112,7 @@ COLLECTORS = {
 def test_steps_are_the_transitions_that_the_environments_made(tmp_path: Path, collector: str) -> None:
     before, used = Counted.transitions, 0
 
-    def collected(batch: Any) -> None:
+    def collected(batch: Batch) -> None:
         nonlocal used
         used += int(batch.trajectories.mask.sum())
 
@@ -125,18 +125,6 @@ def test_steps_are_the_transitions_that_the_environments_made(tmp_path: Path, co
     assert summary["env_steps"] == Counted.transitions - before
     assert summary["discarded_steps"] == summary["env_steps"] - used
     assert (summary["discarded_steps"] > 0) == (collector == "episodes, lanes that cannot")
-
-
-def watching(look: Any) -> Any:
-    """Returns the training loop with `look` called on every batch that is collected."""
-    from pgkit.train import learn
-
-    def loop(parts: Any, journal: Any, *rest: Any, **keywords: Any) -> None:
-        collected = journal.collected
-        journal.collected = lambda batch: (look(batch), collected(batch))
-        learn(parts, journal, *rest, **keywords)
-
-    return loop
 
 
 def test_the_saved_configuration_is_the_one_that_ran(folder: Path) -> None:

@@ -2,18 +2,20 @@
 
 A law is a torch distribution whose arguments (loc, scale, logits, …) are functions of the parameters θ. Gradients are
 taken with respect to the arguments, one sample at a time in one batched pass, and carried to θ by the Jacobian of the
-arguments: g_θ = g_args · ∂args/∂θ. What is sampled N times is thus differentiated once.
+arguments: g_θ = g_args · ∂args/∂θ, a product that is never formed where the arguments are elementwise functions of θ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, jacrev, vjp, vmap
 
 from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
@@ -33,19 +35,28 @@ def draw(law: Distribution, num_samples: int, generator: torch.Generator) -> Ten
 
 
 def arguments(law: Distribution) -> dict[str, Tensor]:
-    """Returns the tensors a distribution was made of, by name: those it was given, not those derived from them."""
+    """Returns the tensors a distribution was made of, by name: those it was given, not those derived from them.
+
+    Empty where they are not all that it was made of: a mixture, a transformed law, a relaxed one with a temperature.
+    """
     if isinstance(law, Independent):
         return arguments(law.base_dist)
+    if not set(signature(type(law)).parameters) <= {"validate_args", *law.arg_constraints, *_sizes(law)}:
+        return {}
     given = {name: law.__dict__[name] for name in law.arg_constraints if name in law.__dict__}
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-    return tensors or {name: getattr(law, name) for name in law.arg_constraints}
+    # Laws that keep theirs in another law offer both of `probs` and `logits`, and take one.
+    names = sorted(law.arg_constraints)[:1] if set(law.arg_constraints) == {"logits", "probs"} else law.arg_constraints
+    return tensors or {name: getattr(law, name) for name in names}
 
 
 def rebuild(law: Distribution, values: Mapping[str, Tensor]) -> Distribution:
     """Returns the same kind of distribution made of other arguments, which may carry a leading batch dimension."""
     if isinstance(law, Independent):
         return Independent(rebuild(law.base_dist, values), law.reinterpreted_batch_ndims, validate_args=False)
-    return type(law)(**values, validate_args=False)
+    # Only the lower triangle of a Cholesky factor is an argument, so nothing may flow into the upper one.
+    given = {name: value.tril() if name == "scale_tril" else value for name, value in values.items()}
+    return cast(Callable[..., Distribution], type(law))(**_sizes(law), **given, validate_args=False)
 
 
 def repeated(law: Distribution, num_samples: int) -> tuple[Distribution, dict[str, Tensor]]:
@@ -65,8 +76,24 @@ def jacobian(expectation: Expectation, parameters: Parameters) -> Tensor:
 
 def to_parameters(gradients: Mapping[str, Tensor], expectation: Expectation, parameters: Parameters) -> Tensor:
     """Returns per-sample gradients `[N, P]` in θ from those `[N, …]` in each argument of the law."""
-    flat = torch.cat([gradient.reshape(len(gradient), -1) for gradient in gradients.values()], dim=1)
-    return flat @ jacobian(expectation, parameters)
+
+    def of_law(theta: dict[str, Tensor]) -> dict[str, Tensor]:
+        values = arguments(expectation.law(theta))
+        return {name: values[name] for name in gradients}
+
+    pull_back = vjp(of_law, {name: value.detach() for name, value in parameters.items()})[1]
+    (pulled,) = vmap(pull_back)(dict(gradients))
+    return torch.cat([pulled[name].reshape(len(pulled[name]), -1) for name in parameters], dim=1)
+
+
+def learned(expectation: Expectation, parameters: Parameters) -> frozenset[str]:
+    """Returns the names of the law's arguments that move with the parameters.
+
+    Shapes: parameters, each of its own.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    with torch.enable_grad():
+        return frozenset(name for name, value in arguments(expectation.law(leaves)).items() if value.requires_grad)
 
 
 def scores(expectation: Expectation, parameters: Parameters, samples: Tensor) -> Tensor:
@@ -132,16 +159,30 @@ def evaluate(cost: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
     Raises: ValueError where the cost is not one number a sample.
     """
     with torch.no_grad():
-        costs = torch.as_tensor(cost(samples))
-    if costs.shape != samples.shape[:1]:
-        raise ValueError(f"cost: shape {list(costs.shape)}, expected [N] = [{len(samples)}], one number a sample")
-    return costs.to(torch.get_default_dtype()) if not costs.is_floating_point() else costs
+        return one_each(cost(samples), len(samples))
+
+
+def one_each(costs: Any, num_samples: int) -> Tensor:
+    """Returns what a cost gave as a floating tensor `[N]`, with its gradient if it has one.
+
+    Raises: ValueError where it is not one number a sample.
+    """
+    costs = torch.as_tensor(costs)
+    if costs.shape != (num_samples,):
+        raise ValueError(f"cost: shape {list(costs.shape)}, expected [N] = [{num_samples}], one number a sample")
+    return costs if costs.is_floating_point() else costs.to(torch.get_default_dtype())
 
 
 def _scores_by_vmap(expectation: Expectation, parameters: Parameters, samples: Tensor) -> Tensor:
     one = grad(lambda theta, x: expectation.law(theta).log_prob(x).sum())
     gradients = vmap(one, in_dims=(None, 0))(dict(parameters), samples)
     return torch.cat([gradients[name].reshape(len(samples), -1) for name in parameters], dim=1)
+
+
+def _sizes(law: Distribution) -> dict[str, int]:
+    """Returns the whole numbers that a distribution was made with beside its arguments, as a count of trials."""
+    others = [name for name in signature(type(law)).parameters if name not in law.arg_constraints]
+    return {name: value for name in others if type(value := getattr(law, name, None)) is int}
 
 
 def _flat(values: Mapping[str, Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
 @contextmanager
 def seeded_by(generator: torch.Generator) -> Iterator[None]:
-    """Lets torch's global generator, on which distributions draw, follow `generator` inside the block alone."""
+    """Yields nothing: inside the block torch's global generator, on which laws draw, follows `generator`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         yield
@@ -51,7 +51,7 @@ def arguments(law: Distribution) -> dict[str, Tensor]:
 
 
 def rebuild(law: Distribution, values: Mapping[str, Tensor]) -> Distribution:
-    """Returns the same kind of distribution made of other arguments, which may carry a leading batch dimension."""
+    """Returns the same kind of distribution made of other arguments, `[…]` or, for N laws at once, `[N, …]`."""
     if isinstance(law, Independent):
         return Independent(rebuild(law.base_dist, values), law.reinterpreted_batch_ndims, validate_args=False)
     # Only the lower triangle of a Cholesky factor is an argument, so nothing may flow into the upper one.
@@ -113,7 +113,7 @@ def scores(expectation: Expectation, parameters: Parameters, samples: Tensor) ->
 
 
 def direct_term(expectation: Expectation, parameters: Parameters, samples: Tensor) -> Tensor:
-    """Returns ∇_θ f_θ(x) at fixed samples, `[N, P]`; zeros where the cost does not move with θ.
+    """Returns the gradients in θ of a cost at fixed samples, `[N, P]`; zeros where the cost does not move with θ.
 
     Shapes: samples `[N, *event]`.
     """

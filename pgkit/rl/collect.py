@@ -73,7 +73,7 @@ class EpisodesCollector:
             # Lanes that could not pause are in the middle of episodes that began in the batch before.
             self._obs, self._ended = lanes.reset(None), np.zeros(lanes.num_lanes, bool)
         self._fresh = False
-        recording = Recording(obs=[self._obs])
+        recording = Recording(self._obs, capacity=4 * BLOCK)
         finished = np.zeros(lanes.num_lanes, int)
         for ended in recording.extend(lanes, act, law, self._noise(law, generator, recording, finished)):
             if ended.any():
@@ -83,7 +83,7 @@ class EpisodesCollector:
                 if lanes.can_pause:
                     lanes.pause(finished >= self.quota)
         arrays = recording.arrays()
-        first, self._ended, self._obs = self._ended, arrays.done[-1], recording.obs[-1]
+        first, self._ended, self._obs = self._ended, arrays.done[-1], recording.last
         return self._cut(arrays, law, first)
 
     def _noise(
@@ -92,7 +92,7 @@ class EpisodesCollector:
         while True:
             yield from law.noise(generator, (BLOCK, self.lanes.num_lanes))
             running = finished < self.quota
-            steps = _rows_since_end(recording.terminated, recording.truncated)
+            steps = recording.since_end()
             if (steps[running] > self.limit).any():
                 lane = int(np.flatnonzero(running & (steps > self.limit))[0])
                 raise RunFault(
@@ -152,7 +152,7 @@ class StepsCollector:
 
     def collect(self, act: Actor, law: ActionLaw, generator: np.random.Generator) -> Batch:
         """Returns one batch of a column a lane."""
-        recording = Recording(obs=[self._obs])
+        recording = Recording(self._obs, capacity=self.steps)
         for block in range(0, self.steps, BLOCK):
             noise = law.noise(generator, (min(BLOCK, self.steps - block), self.lanes.num_lanes))
             for _ in recording.extend(self.lanes, act, law, noise):
@@ -163,7 +163,7 @@ class StepsCollector:
         starts = np.concatenate([self._was_reset[None], resets[:-1]]) & ~resets
         mask = ~resets
         returns, lengths = self._finished(arrays.rewards, mask, done)
-        self._obs, self._ended, self._was_reset = recording.obs[-1], done[-1], resets[-1]
+        self._obs, self._ended, self._was_reset = recording.last, done[-1], resets[-1]
         lane = np.arange(self.lanes.num_lanes)
         return Batch(
             trajectories=arrays.trajectories(law, starts=starts, mask=mask, lane=lane, whole_episodes=False),
@@ -197,9 +197,3 @@ def _take(obs: Observation, rows: np.ndarray, lane: np.ndarray) -> Observation:
     if isinstance(obs, dict):
         return {key: value[rows, lane] for key, value in obs.items()}
     return obs[rows, lane]
-
-
-def _rows_since_end(terminated: Sequence[np.ndarray], truncated: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns how many rows each lane has gone without an end, `[L]`."""
-    done = np.array(terminated) | np.array(truncated)
-    return np.where(done.any(axis=0), done[::-1].argmax(axis=0), len(done))

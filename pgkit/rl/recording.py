@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -31,48 +31,65 @@ class ActionLaw(Protocol):
     def log_prob(self, parameters: torch.Tensor, actions: torch.Tensor) -> torch.Tensor: ...
 
 
-@dataclass(kw_only=True)
+@final
 class Recording:
-    """Rows of all lanes in the order they happened; lists, because only whole batches are worth arranging."""
+    """Rows of all lanes in the order they happened, in arrays of a batch's own that double when they are full."""
 
-    obs: list[Observation]
-    parameters: list[np.ndarray] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    rewards: list[np.ndarray] = field(default_factory=list)
-    terminated: list[np.ndarray] = field(default_factory=list)
-    truncated: list[np.ndarray] = field(default_factory=list)
+    def __init__(self, obs: Observation, *, capacity: int) -> None:
+        self.last = obs
+        self.rows = 0
+        self._capacity = capacity
+        self._obs = {name: _room(array, capacity + 1) for name, array in _named(obs).items()}
+        for name, array in _named(obs).items():
+            self._obs[name][0] = array
+        self._rest: list[np.ndarray] = []
 
-    def extend(self, lanes: Lanes, act: Actor, law: ActionLaw, noise: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+    def extend(self, lanes: Lanes, act: Actor, law: ActionLaw, noise: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields, after each step of the lanes, which of them ended an episode `[N]`; one step a row of noise."""
-        obs = self.obs[-1]
+        obs = self.last
         for row in noise:
             parameters = act(obs)
             actions = law.sample(parameters, row)
             obs, rewards, terminated, truncated = lanes.step(law.to_environment(actions))
-            self.obs.append(obs)
-            self.parameters.append(parameters.copy())
-            self.actions.append(actions)
-            self.rewards.append(rewards)
-            self.terminated.append(terminated)
-            self.truncated.append(truncated)
+            values = (parameters, actions, rewards, terminated, truncated)
+            if self.rows == self._capacity or not self._rest:
+                self._make_room(values)
+            index = self.rows
+            for store, value in zip(self._rest, values, strict=True):
+                store[index] = value
+            if isinstance(obs, dict):
+                for name, array in obs.items():
+                    self._obs[name][index + 1] = array
+            else:
+                self._obs[""][index + 1] = obs
+            self.last = obs
+            self.rows = index + 1
             yield terminated | truncated
 
+    def since_end(self) -> np.ndarray:
+        """Returns how many rows each lane has gone without an end, `[L]`."""
+        done = self._rest[3][: self.rows] | self._rest[4][: self.rows]
+        return np.where(done.any(axis=0), done[::-1].argmax(axis=0), self.rows)
+
     def arrays(self) -> Arrays:
-        """Returns the rows stacked, time first."""
-        observations = (
-            {key: _stack([row[key] for row in self.obs]) for key in self.obs[0]}
-            if isinstance(self.obs[0], dict)
-            else _stack(self.obs)  # type: ignore[arg-type]
-        )
-        terminated = _stack(self.terminated)
+        """Returns the rows so far, time first, as views."""
+        parameters, actions, rewards, terminated, truncated = (store[: self.rows] for store in self._rest)
+        obs = {name: store[: self.rows + 1] for name, store in self._obs.items()}
         return Arrays(
-            obs=observations,
-            parameters=_stack(self.parameters),
-            actions=_stack(self.actions),
-            rewards=_stack(self.rewards),
+            obs=obs if isinstance(self.last, dict) else obs[""],
+            parameters=parameters,
+            actions=actions,
+            rewards=rewards,
             terminated=terminated,
-            truncated=_stack(self.truncated) & ~terminated,
+            truncated=truncated & ~terminated,
         )
+
+    def _make_room(self, values: tuple[np.ndarray, ...]) -> None:
+        if self._rest:
+            self._capacity *= 2
+        self._obs = {name: _moved(store, self._capacity + 1, self.rows + 1) for name, store in self._obs.items()}
+        stores = self._rest or [_room(value, 0) for value in values]
+        self._rest = [_moved(store, self._capacity, self.rows) for store in stores]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +140,18 @@ class Arrays:
         )
 
 
-def _stack(rows: list[np.ndarray]) -> np.ndarray:
-    # Joining and reshaping is several times faster than np.stack for many small rows.
-    return np.concatenate(rows).reshape(len(rows), *rows[0].shape)
+def _named(obs: Observation) -> dict[str, np.ndarray]:
+    return obs if isinstance(obs, dict) else {"": obs}
+
+
+def _room(like: np.ndarray, rows: int) -> np.ndarray:
+    return np.empty((rows, *like.shape), like.dtype)
+
+
+def _moved(store: np.ndarray, capacity: int, rows: int) -> np.ndarray:
+    """Returns a store of another capacity with the same first rows."""
+    if len(store) == capacity:
+        return store
+    larger = np.empty((capacity, *store.shape[1:]), store.dtype)
+    larger[:rows] = store[:rows]
+    return larger

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from pgkit.config import build
 from pgkit.core.persample import num_parameters
 from pgkit.errors import UsageError
-from pgkit.protocols import Baseline, Critic, Diagnostic, Estimator, Policy, Returns, Update, Weights
+from pgkit.protocols import Baseline, Critic, Diagnostic, Estimator, Policy, Returns, ScoreBaseline, Update, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.lanes import Lanes
 from pgkit.run.seeds import Streams, draw_seed
@@ -100,6 +100,8 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
             f"baseline: {_name(parts.baseline)} with {columns} columns a batch, "
             f"expected at least {parts.baseline.least_columns} (collect.episodes or env.num_envs)"
         )
+    if isinstance(parts.baseline, ScoreBaseline):
+        raise UsageError(f"baseline: {_name(parts.baseline)} in training, expected one that needs no scores")
     if type(parts.critic).__name__ == "NoCritic":
         needy: Sequence[Any] = (parts.returns, parts.baseline)
         for group, part in zip(("returns", "baseline"), needy, strict=True):

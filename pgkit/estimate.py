@@ -10,20 +10,32 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pgkit.baselines.batch import LeaveOneOut, Mean
-from pgkit.baselines.constant import MovingAverage, Zero
+from pgkit.baselines.constant import Constant, MovingAverage, Zero
+from pgkit.baselines.optimal import Optimal, OptimalParameter
 from pgkit.errors import UsageError, did_you_mean
+from pgkit.estimators.discrete import ARM, REBAR, DisARM, Enumeration, GumbelSoftmax, StraightThrough
+from pgkit.estimators.relax import RELAX
 from pgkit.estimators.score import Score
 from pgkit.protocols import Baseline, GradientEstimator
 from pgkit.types import Expectation, GradientEstimate, Parameters
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
+    "arm": ARM,
+    "disarm": DisARM,
+    "enumeration": Enumeration,
+    "gumbel_softmax": GumbelSoftmax,
+    "rebar": REBAR,
+    "relax": RELAX,
     "score": Score,
+    "straight_through": StraightThrough,
 }
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "zero": Zero,
     "mean": Mean,
     "moving_average": MovingAverage,
     "leave_one_out": LeaveOneOut,
+    "optimal": Optimal,
+    "optimal_parameter": OptimalParameter,
 }
 
 
@@ -34,13 +46,14 @@ def estimate_gradient(
     *,
     estimator: str | GradientEstimator = "score",
     num_samples: int = 1000,
-    baseline: str | Baseline = "zero",
+    baseline: str | float | Baseline = "zero",
     generator: torch.Generator | None = None,
 ) -> GradientEstimate:
     """Returns an estimate of ∇E_{x~p_θ}[cost(x)] with its standard error.
 
     `cost` maps samples `[N, *event]` to `[N]`; `distribution_of` maps the parameters, in the form given (a tensor, or
     a dictionary of them), to a `torch.distributions.Distribution`. A tensor's gradient goes by the name `parameters`.
+    A baseline is a name, a number, or an object, which may learn from one call to the next.
     Without a generator one is seeded with 0. The global generator is left as it was.
 
     Raises: UsageError where the estimator does not exist, or would be wrong here.
@@ -56,7 +69,7 @@ def estimate_gradient(
             baseline=baseline,
             generator=generator,
         )
-    subtracted = _named("baseline", baseline, BASELINES)() if isinstance(baseline, str) else baseline
+    subtracted = _baseline(baseline)
     chosen = (
         _named("estimator", estimator, ESTIMATORS)(baseline=subtracted) if isinstance(estimator, str) else estimator
     )
@@ -66,6 +79,13 @@ def estimate_gradient(
         num_samples=num_samples,
         generator=torch.Generator().manual_seed(0) if generator is None else generator,
     )
+
+
+def _baseline(given: str | float | Baseline) -> Baseline:
+    if isinstance(given, str):
+        made: Baseline = _named("baseline", given, BASELINES)()
+        return made
+    return Constant(value=float(given)) if isinstance(given, int | float) else given
 
 
 def _named(key: str, name: str, known: dict[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -23,6 +23,22 @@ class Zero(MemorylessBaseline):
 
 
 @final
+class Constant(MemorylessBaseline):
+    """A number that the user knows.
+
+    Bias: none, as long as it was not computed from the batch.
+    Source: Williams 1992.
+    """
+
+    def __init__(self, *, value: float = 0.0) -> None:
+        self.number = value
+
+    def value(self, factors: Factors) -> Tensor:
+        """Returns the number at every factor, `[F, N]`."""
+        return torch.full_like(factors.signal, self.number)
+
+
+@final
 class MovingAverage:
     """The moving average of the mean signal of past batches, corrected for its start at nothing.
 

@@ -97,6 +97,32 @@ def pair_moments(cross: Tensor) -> PairMoments:
     )
 
 
+def leave_one_out_variance(costs: Tensor, scores: Tensor, direct: Tensor | None = None) -> Tensor:
+    """Returns the variance of each coordinate of the leave-one-out estimate of one factor, `[P]`; it may be negative.
+
+    The estimate (N−1)⁻¹ Σ_i (f_i − f̄) s_i + d̄ is a U-statistic with kernel ½ (f_i − f_j)(s_i − s_j) + ½ (d_i + d_j).
+    With f, s, d centred and the sums over all pairs expanded, what `pair_moments` needs N² products for is
+    Σf²s² / ((N−2)(N−3)) − (N+1)(Σfs)² / (N(N−3)(N−1)²) − Σf² Σs² / (N(N−1)(N−2)(N−3)) + Σd² / (N(N−1))
+    + 2 Σfsd / ((N−1)(N−2)), in O(NP).
+
+    Shapes: costs `[N]`, N of at least 4; scores and direct, the gradient of the cost itself, `[N, P]`.
+    Bias: none; the sample formula instead says .172 for a true .247 at N = 4.
+    Source: Hoeffding 1948 (Annals of Mathematical Statistics 19:293).
+    """
+    n = expect("N", costs=costs, scores=scores)["N"]
+    if n < 4:
+        raise ValueError(f"costs: {n} samples, expected at least 4")
+    f, s = (costs - costs.mean()).double()[:, None], (scores - scores.mean(dim=0)).double()
+    products = f * s
+    variance = products.square().sum(dim=0) / ((n - 2) * (n - 3))
+    variance -= (n + 1) * products.sum(dim=0).square() / (n * (n - 3) * (n - 1) ** 2)
+    variance -= f.square().sum() * s.square().sum(dim=0) / (n * (n - 1) * (n - 2) * (n - 3))
+    if direct is not None:
+        d = (direct - direct.mean(dim=0)).double()
+        variance += d.square().sum(dim=0) / (n * (n - 1)) + 2 * (products * d).sum(dim=0) / ((n - 1) * (n - 2))
+    return variance.to(scores.dtype)
+
+
 def explained_variance(prediction: Tensor, target: Tensor) -> float | None:
     """Returns 1 − Var(target − prediction) / Var(target), None where the target does not vary.
 

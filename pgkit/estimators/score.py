@@ -5,24 +5,42 @@ from __future__ import annotations
 from typing import final
 
 import torch
+from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.constraints import dependent_property
 
 from pgkit.core import expectation as core
+from pgkit.core.score import standardise as standardised
 from pgkit.errors import UsageError
-from pgkit.estimators.base import ExpectationEstimator
-from pgkit.types import Expectation, Factors, GradientEstimate, Parameters
+from pgkit.estimators.base import ExpectationEstimator, coefficients, score_terms, standard_error
+from pgkit.options import Positive
+from pgkit.protocols import Baseline, ScoreBaseline
+from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
 
 @final
 class Score(ExpectationEstimator):
     """∇E[f] = E[(f(x) − b) ∇log p_θ(x)]: needs nothing of the cost, and a law whose support does not move with θ.
 
+    `standardise` takes the mean off f − b and divides by the standard deviation; `clip` then cuts what is left to
+    ±clip. What they did to the batch is counted in the estimate's `metrics`.
+    Bias: both options, and a baseline that is biased; nothing else.
     Variance: grows with the size of f, not of its gradient; what a baseline is for.
     Source: Glynn 1990; Williams 1992; Mohamed et al. 2019, arXiv:1906.10652.
     """
 
     takes_baseline = True
+
+    def __init__(self, *, baseline: Baseline, standardise: bool = False, clip: Positive | None = None) -> None:
+        super().__init__(baseline=baseline)
+        self.standardise, self.clip = standardise, clip
+        self._reshapes = standardise or clip is not None
+        if self._reshapes and isinstance(baseline, ScoreBaseline):
+            name = type(baseline).__name__
+            raise UsageError(
+                f"baseline: {name} with clip or standardise, expected zero, moving_average or leave_one_out"
+            )
+        self.unbiased = baseline.unbiased and not self._reshapes
 
     def accepts(self, expectation: Expectation, parameters: Parameters) -> None:
         """Raises UsageError where the support of the law moves with the parameters."""
@@ -38,14 +56,31 @@ class Score(ExpectationEstimator):
         """Returns the mean of (f − b) ∇log p over N samples, with per-sample gradients."""
         self.accepts(expectation, parameters)
         samples = core.draw(expectation.law(parameters), num_samples, generator)
-        costs = core.evaluate(expectation.cost, samples)[None]
-        factors = Factors(signal=costs, log_weight=torch.zeros_like(costs), mask=torch.ones_like(costs).bool())
-        coefficients = (costs - self.baseline.value(factors))[0]
-        self.baseline.update(factors)
-        per_sample = coefficients[:, None] * core.scores(expectation, parameters, samples)
-        per_sample = per_sample + core.direct_term(expectation, parameters, samples)
+        costs = core.evaluate(expectation.cost, samples)
+        scores = core.scores(expectation, parameters, samples)
+        direct = core.direct_term(expectation, parameters, samples)
         independent = self.baseline.coupling == "independent"
-        return core.summarise(per_sample, parameters, unbiased=self.baseline.unbiased, independent=independent)
+        if self._reshapes:
+            reshaped, metrics = self._reshape(coefficients(self.baseline, costs))
+            per_sample = reshaped[:, None] * scores + direct
+            independent = independent and not self.standardise
+            return core.summarise(per_sample, parameters, unbiased=False, independent=independent, metrics=metrics)
+        per_sample = score_terms(self.baseline, costs, scores) + direct
+        error = standard_error(self.baseline, per_sample, costs, scores, direct)
+        return core.summarise(
+            per_sample, parameters, unbiased=self.unbiased, independent=independent, standard_error=error
+        )
+
+    def _reshape(self, coefficients: Tensor) -> tuple[Tensor, Metrics]:
+        metrics: Metrics = {}
+        if self.standardise:
+            spread = float(coefficients.std()) if len(coefficients) > 1 else None
+            metrics["coefficients/standard_deviation"] = spread
+            coefficients = standardised(coefficients[None], torch.ones_like(coefficients[None]).bool())[0]
+        if self.clip is not None:
+            metrics["coefficients/clipped_fraction"] = float((coefficients.abs() > self.clip).double().mean())
+            coefficients = coefficients.clamp(-self.clip, self.clip)
+        return coefficients, metrics
 
 
 def moving_support(law: Distribution) -> bool:

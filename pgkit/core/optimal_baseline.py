@@ -1,0 +1,93 @@
+"""The baselines of least variance, which are regressions of the gradient on the score.
+
+The estimate is the mean of g_n − b s_n, where g_n = Σ_t w_t f_t s_t is one sample's gradient and s_n = Σ_t w_t s_t its
+score sum (w s in place of s off-policy). Because E[s] = 0, the trace of its covariance is least at
+b = E⟨g, s⟩ / E|s|², and that of coordinate k alone at b_k = E[g_k s_k] / E[s_k²]. With one factor these are the
+familiar E[f |s|²] / E[|s|²] and E[f s_k²] / E[s_k²].
+
+Fitted to the sample that it is subtracted from, such a baseline is biased (at N = 1 the gradient would be exactly 0).
+Cross-fitted, each sample's baseline comes from the folds it is not in, by default from all the other samples.
+Source: Weaver and Tao 2001 (UAI), arXiv:1301.2315; Greensmith, Bartlett and Baxter 2004 (JMLR 5:1471); Peters and
+Schaal 2008 (Neural Networks 21:682) for one a parameter.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pgkit.types import expect
+
+
+def optimal(gradients: Tensor, scores: Tensor) -> Tensor:
+    """Returns b = Σ⟨g, s⟩ / Σ|s|² as `[1]`, 0 where no score moves.
+
+    Bias: subtracted from the samples it was fitted to, it shrinks the gradient; this is the population's formula.
+    Shapes: both `[N, P]`; rows multiplied by the root of a weight count by that weight.
+    """
+    return optimal_parameter(*_traces(gradients, scores))
+
+
+def optimal_parameter(gradients: Tensor, scores: Tensor) -> Tensor:
+    """Returns b_k = Σ g_k s_k / Σ s_k² as `[P]`, 0 where the score of a parameter never moves.
+
+    Bias: subtracted from the samples it was fitted to, it shrinks the gradient; this is the population's formula.
+    Shapes: both `[N, P]`; rows multiplied by the root of a weight count by that weight.
+    """
+    expect("N P .", gradients=gradients, scores=scores)
+    return _ratio((gradients * scores).sum(dim=0), scores.square().sum(dim=0))
+
+
+def cross_fitted(gradients: Tensor, scores: Tensor, *, folds: int | None = None) -> Tensor:
+    """Returns `optimal` of the other folds for every sample, `[N, 1]`.
+
+    Bias: none.
+    Shapes: both `[N, P]`. Without `folds` each sample is a fold of its own.
+    Raises: ValueError where fewer than two folds can be made.
+    """
+    return cross_fitted_parameter(*_traces(gradients, scores), folds=folds)
+
+
+def cross_fitted_parameter(gradients: Tensor, scores: Tensor, *, folds: int | None = None) -> Tensor:
+    """Returns `optimal_parameter` of the other folds for every sample, `[N, P]`.
+
+    Bias: none.
+    Shapes: both `[N, P]`. Without `folds` each sample is a fold of its own.
+    Raises: ValueError where fewer than two folds can be made.
+    """
+    num_samples = expect("N P .", gradients=gradients, scores=scores)["N"]
+    fold = folds_of(num_samples, num_samples if folds is None else folds)
+    return _ratio(others(gradients * scores, fold), others(scores.square(), fold))[fold]
+
+
+def folds_of(num_samples: int, folds: int) -> Tensor:
+    """Returns the fold of every sample, `[N]`, dealt in turn, so that their sizes differ by one at most.
+
+    Raises: ValueError for fewer than two folds, or more of them than samples.
+    """
+    if not 2 <= folds <= num_samples:
+        raise ValueError(f"folds: {folds} of {num_samples} samples, expected at least 2 and at most one a sample")
+    return torch.arange(num_samples) % folds
+
+
+def others(values: Tensor, fold: Tensor) -> Tensor:
+    """Returns, for every fold, the sum of `values` over the samples of all other folds, `[K, …]`.
+
+    Sums from both ends rather than a total less its own: one huge sample would leave nothing but its rounding error.
+    Shapes: values `[N, …]`, fold `[N]`.
+    """
+    sums = values.new_zeros((int(fold.max()) + 1, *values.shape[1:])).index_add_(0, fold, values)
+    before = torch.cat([torch.zeros_like(sums[:1]), sums[:-1].cumsum(dim=0)])
+    after = torch.cat([torch.zeros_like(sums[:1]), sums[1:].flip(0).cumsum(dim=0)]).flip(0)
+    return before + after
+
+
+def _traces(gradients: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns one column each, whose product is ⟨g, s⟩ and whose second's square is |s|²."""
+    expect("N P .", gradients=gradients, scores=scores)
+    norm = scores.norm(dim=1, keepdim=True)
+    return _ratio((gradients * scores).sum(dim=1, keepdim=True), norm), norm
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1.0), 0.0)

@@ -18,12 +18,16 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pgkit.core.scores import Scores
+from pgkit.critics.none import NoCritic
 from pgkit.policies.mlp import MLPPolicy
 from pgkit.protocols import Baseline, Critic, Estimator, Returns
 from pgkit.rl.factors import factors_of
 from pgkit.run.instruments import LogProbability
-from pgkit.types import Factors, Metrics, Observations, Trajectories
+from pgkit.types import Factors, Trajectories
 from pgkit.weights.on_policy import OnPolicy
+from tests.tables import TableCritic
+
+NO_CRITIC = NoCritic(observation_space=spaces.Discrete(1), generator=torch.Generator())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +222,7 @@ class Enumeration:
     def factors(self, returns: Returns, critic: Critic | None = None) -> Factors:
         """Returns the factors of the batch of all trajectories."""
         return factors_of(
-            self.trajectories, policy=self.policy, critic=critic or NoValues(), weights=OnPolicy(), returns=returns
+            self.trajectories, policy=self.policy, critic=critic or NO_CRITIC, weights=OnPolicy(), returns=returns
         )
 
     def estimate(self, columns: Tensor, factors: Factors, baseline: Baseline, estimator: Estimator) -> Tensor:
@@ -235,43 +239,6 @@ class Enumeration:
         return total
 
 
-@dataclass(frozen=True)
-class TableCritic:
-    """Reads V off a table `[T+1, S]`; obs row t has t steps behind it."""
-
-    table: Tensor
-    tags = ()
-
-    def values(self, obs: Observations) -> Tensor:
-        """Returns V `[T+1, N]`."""
-        return torch.stack([row[states] for row, states in zip(self.table, obs, strict=True)])
-
-    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
-        return {}
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
-
-
-class NoValues:
-    """No critic."""
-
-    tags = ()
-
-    def values(self, obs: Observations) -> None:
-        return None
-
-    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
-        return {}
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
-
-
 def columns_of(factors: Factors, columns: Tensor) -> Factors:
     """Returns the factors of some columns."""
     return replace(
@@ -282,8 +249,3 @@ def columns_of(factors: Factors, columns: Tensor) -> Factors:
         values=None if factors.values is None else factors.values[:, columns],
         time=None if factors.time is None else factors.time[:, columns],
     )
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Returns |found − expected| / |expected|."""
-    return float((found - expected).norm() / expected.norm())

@@ -15,7 +15,7 @@ from pgkit.protocols import Baseline, Returns
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total
 from pgkit.run.instruments import LogProbability
-from tests.problems import BANDIT, CHAIN, Enumeration, Process, columns_of, relative_error
+from tests.problems import BANDIT, CHAIN, Enumeration, Process, columns_of
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 
@@ -36,6 +36,11 @@ def discounted(returns: str, gamma: float) -> tuple[Returns, ScoreFunction]:
     made = {"reward_to_go": RewardToGo(gamma=gamma), "lambda_return": LambdaReturn(gamma=gamma, lam=0.6)}
     made |= {"n_step": NStep(gamma=gamma, n=2)}
     return made[returns], ScoreFunction(gamma=gamma, discount_states=True)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Returns |found − expected| / |expected|."""
+    return float((found - expected).norm() / expected.norm())
 
 
 def rescaled(found: Tensor, exact: Tensor) -> Tensor:

@@ -227,8 +227,7 @@ class Enumeration:
 
     def estimate(self, columns: Tensor, factors: Factors, baseline: Baseline, estimator: Estimator) -> Tensor:
         """Returns the gradient estimate `[P]` of one batch: Σ over factors, mean over columns."""
-        batch = columns_of(factors, columns)
-        coefficients = estimator.coefficients(batch, baseline.value(batch))
+        coefficients = estimator.coefficients(batch := columns_of(factors, columns), baseline.value(batch))
         return torch.einsum("tn,tnp->p", coefficients, self.scores[:, columns]) / len(columns)
 
     def expected_estimate(self, num_columns: int, factors: Factors, baseline: Baseline, estimator: Estimator) -> Tensor:

@@ -213,6 +213,8 @@ def test_a_value_that_does_not_fit_is_refused(value: Any, annotation: Any) -> No
         ("collect=steps critic=value estimator.discount_states=true", ("collect", "estimator.discount_states")),
         ("collect=steps", ("returns.cut", "collect=steps")),
         ("optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
+        ("returns=total estimator.discount_states=true", ("estimator.discount_states", "returns=total")),
+        ("evaluation.episodes=7", ("evaluation.episodes", "evaluation.num_envs")),
     ],
 )
 def test_a_contradiction_names_both_keys(overrides: str, both: tuple[str, str]) -> None:

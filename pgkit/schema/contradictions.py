@@ -73,6 +73,15 @@ def _slabs_of_cut_episodes(config: Tree) -> str | None:
     return None
 
 
+def _discounted_twice(config: Tree) -> str | None:
+    # The whole return already carries γ^t; a second factor would make it the gradient of nothing.
+    if _option(config, "returns") != "total" or not config.get("estimator", {}).get("discount_states"):
+        return None
+    if config.get("gamma", 1) == 1:
+        return None
+    return "estimator.discount_states: true, expected false for returns=total, which discounts already"
+
+
 def _nesterov_without_momentum(config: Tree) -> str | None:
     optimizer = config.get("optimizer", {})
     if not optimizer.get("nesterov") or optimizer.get("momentum"):
@@ -86,6 +95,7 @@ CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _uneven_evaluation,
     _values_without_critic,
     _slabs_of_cut_episodes,
+    _discounted_twice,
     _nesterov_without_momentum,
 )
 """Each takes a checked configuration and returns a complaint that names both keys, or None."""

@@ -1,0 +1,159 @@
+"""Costs under discrete laws, whose exact gradient is a finite sum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, OneHotCategorical, Poisson
+
+from pgkit.options import Count, Positive
+from pgkit.problems.known import Facts, IntegratedProblem
+from pgkit.types import Expectation, Parameters
+
+_LARGEST = 12
+"""Bernoulli variables whose joint values are enumerated."""
+
+
+class _Finite(IntegratedProblem):
+    """A problem with finitely many outcomes."""
+
+    def exact_variance(self, estimator: str, parameters: Parameters) -> Tensor | None:
+        """Returns the variance of `score` by enumeration, and that of `enumeration`, which has none."""
+        if estimator == "enumeration":
+            return torch.zeros_like(self.exact_gradient(parameters))
+        return super().exact_variance(estimator, parameters)
+
+    def facts(self) -> Facts:
+        """Returns the facts with the number of outcomes."""
+        return replace(super().facts(), outcomes=len(self.nodes(self.parameters())[1]))
+
+
+@final
+class SoftmaxBandit(_Finite):
+    """The expected reward of a softmax over arms: to be maximised."""
+
+    maximise = True
+
+    def __init__(self, *, rewards: list[float] | None = None) -> None:
+        self._rewards = torch.tensor([0.0, 1.0, 5.0] if rewards is None else rewards, dtype=torch.float64)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Returns the logits of the arms."""
+        return {"logits": torch.linspace(0.5, -0.5, len(self._rewards), dtype=torch.float64)}
+
+    def expectation(self) -> Expectation:
+        """Returns the expected reward; an outcome is the number of an arm."""
+        return Expectation(
+            cost=lambda arm: self._rewards[arm],
+            law=lambda theta: Categorical(logits=theta["logits"], validate_args=False),
+        )
+
+    def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Returns the arms and their probabilities."""
+        return torch.arange(len(self._rewards)), parameters["logits"].detach().softmax(0)
+
+
+@final
+class BernoulliToy(_Finite):
+    """The cost Σ_d (b_d − target)² of Bernoulli variables: the toy of the literature on discrete gradients.
+
+    Source: Tucker et al. 2017, arXiv:1703.07370.
+    """
+
+    differentiable = True
+
+    def __init__(self, *, dimension: Count = 1, target: float = 0.49) -> None:
+        self.dimension, self.target = dimension, target
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Returns the logits `[D]`."""
+        return {"logits": torch.linspace(0.4, -0.4, self.dimension, dtype=torch.float64)}
+
+    def expectation(self) -> Expectation:
+        """Returns E[Σ_d (b_d − target)²]."""
+        return Expectation(cost=lambda b: ((b - self.target) ** 2).sum(-1), law=self._law)
+
+    def exact_gradient(self, parameters: Parameters) -> Tensor:
+        """Returns (f(1) − f(0)) p (1 − p) of every variable."""
+        p = parameters["logits"].detach().sigmoid()
+        return ((1 - self.target) ** 2 - self.target**2) * p * (1 - p)
+
+    def exact_variance(self, estimator: str, parameters: Parameters) -> Tensor | None:
+        """Returns the variance of `score` or `enumeration`, None where there are too many variables to enumerate."""
+        return super().exact_variance(estimator, parameters) if self.dimension <= _LARGEST else None
+
+    def objective(self, parameters: Parameters) -> float:
+        """Returns the expectation by its closed form."""
+        p = parameters["logits"].sigmoid()
+        return float((p * (1 - self.target) ** 2 + (1 - p) * self.target**2).sum())
+
+    def facts(self) -> Facts:
+        """Returns the facts with the number of joint values."""
+        small = self.dimension <= _LARGEST
+        return super().facts() if small else replace(IntegratedProblem.facts(self), outcomes=2**self.dimension)
+
+    def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Returns all the vectors of zeros and ones, and their probabilities."""
+        values = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * self.dimension)
+        values = values.reshape(-1, self.dimension)
+        p = parameters["logits"].detach().sigmoid()
+        return values, (values * p + (1 - values) * (1 - p)).prod(1)
+
+    def _law(self, parameters: Parameters) -> Distribution:
+        return Independent(Bernoulli(logits=parameters["logits"], validate_args=False), 1)
+
+
+@final
+class CategoricalCost(_Finite):
+    """The cost |x − centre|² of a one-hot choice x: defined, and smooth, between the choices too."""
+
+    differentiable = True
+
+    def __init__(self, *, choices: Count = 4) -> None:
+        self._centre = torch.linspace(0.0, 0.6, choices, dtype=torch.float64)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Returns the logits of the choices."""
+        return {"logits": torch.sin(torch.arange(len(self._centre), dtype=torch.float64))}
+
+    def expectation(self) -> Expectation:
+        """Returns E|x − centre|²."""
+        return Expectation(
+            cost=lambda x: ((x - self._centre) ** 2).sum(-1),
+            law=lambda theta: OneHotCategorical(logits=theta["logits"], validate_args=False),
+        )
+
+    def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Returns the one-hot vectors and their probabilities."""
+        return torch.eye(len(self._centre), dtype=torch.float64), parameters["logits"].detach().softmax(0)
+
+
+@final
+class PoissonCost(IntegratedProblem):
+    """The cost (x − target)² of a Poisson count."""
+
+    def __init__(self, *, rate: Positive = 2.0, target: float = 3.0) -> None:
+        self.rate, self.target = rate, target
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Returns the rate."""
+        return {"rate": torch.tensor(float(self.rate), dtype=torch.float64)}
+
+    def expectation(self) -> Expectation:
+        """Returns E[(x − target)²]."""
+        return Expectation(
+            cost=lambda x: (x - self.target) ** 2, law=lambda theta: Poisson(theta["rate"], validate_args=False)
+        )
+
+    def exact_gradient(self, parameters: Parameters) -> Tensor:
+        """Returns 1 + 2 (rate − target)."""
+        return (1 + 2 * (parameters["rate"].detach() - self.target)).reshape(1)
+
+    def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Returns all the counts that matter and their probabilities."""
+        rate = float(parameters["rate"])
+        counts = torch.arange(int(rate + 12 * rate**0.5 + 40), dtype=torch.float64)
+        return counts, Poisson(torch.tensor(rate, dtype=torch.float64)).log_prob(counts).exp()

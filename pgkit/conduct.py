@@ -1,31 +1,27 @@
-"""Conducts one training run: the folder, the loggers, the loop, the evaluation, the summary."""
+"""Conducts one training run: its parts, the loop, the evaluation, the summary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from threadpoolctl import threadpool_limits
 
-from pgkit.assemble import Parts, assemble
+from pgkit.assemble import assemble
 from pgkit.config import build
 from pgkit.errors import RunFault
-from pgkit.loggers.group import LoggerGroup
 from pgkit.playback import pausing_lanes, play_both
 from pgkit.protocols import Logger
 from pgkit.run import journal as journals
 from pgkit.run.checkpoint import SavedPolicy, save_policy
 from pgkit.run.closing import closing_block, header_line
-from pgkit.run.folder import RunFolder, write_json
-from pgkit.run.interrupts import Interrupts
 from pgkit.run.journal import Journal
 from pgkit.run.progress import Progress
-from pgkit.run.record import Clock, EpisodeRecord
+from pgkit.run.record import EpisodeRecord
 from pgkit.run.seeds import draw_seeds
+from pgkit.run.session import Job, Session, hold
 from pgkit.run.summary import build_summary
 
 Learn = Callable[..., None]
@@ -36,70 +32,19 @@ def conduct(config: DictConfig, path: Path, learn: Learn) -> None:
 
     Raises: what `learn` raises; KeyboardInterrupt after an interrupted run.
     """
-    # One thread a run, in torch and in numpy alike: small matrices gain nothing from more, and a second core can run
-    # a second seed.
-    torch.set_num_threads(1)
-    parts = assemble(config)
-    with threadpool_limits(limits=1), RunFolder(path) as folder, Interrupts() as interrupts:
-        progress = Progress(total_steps=config.total_steps, goal=parts.lanes.reward_threshold)
-        loggers = LoggerGroup(_loggers(config, folder.path, parts), warn=progress.print)
-        clock = Clock()
-        journal = Journal(
-            loggers=loggers,
-            progress=progress,
-            record=EpisodeRecord(reward_threshold=parts.lanes.reward_threshold),
-            clock=clock,
-        )
-        choices = {str(group): choice for group, choice in HydraConfig.get().runtime.choices.items()}
-        groups = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
-        loggers.start({**groups, **flatten(OmegaConf.to_container(config))}, overridden=_overridden())
-        status, evaluation = "failed", None
-        try:
-            with progress:
-                progress.print(_header(config, folder, parts))
-                clock.start()
-                parts.collector.start(draw_seeds(parts.streams.environments, parts.lanes.num_lanes))
-                try:
-                    learn(
-                        parts,
-                        journal,
-                        interrupts,
-                        total_steps=config.total_steps,
-                        stop_when_solved=config.stop_when_solved,
-                    )
-                finally:
-                    clock.stop()
-                status = "interrupted" if interrupts.requested else "finished"
-            if status == "finished":
-                evaluation = evaluate(config, parts, progress)
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            parts.lanes.close()
-            _save(config, folder, parts)
-            summary = _summary(config, parts, journal, status, evaluation)
-            write_json(folder.summary, summary)
-            loggers.finish({key: summary[key] for key in ("return_mean_100", "solved_at_steps")}, status=status)
-            loggers.close()
-            progress.print(closing_block(summary, folder.path))
-    if status == "interrupted":
-        raise KeyboardInterrupt
+    hold(lambda: _Training(config, learn), path, settings=settings(config), overridden=overridden())
 
 
-def evaluate(config: DictConfig, parts: Parts, progress: Progress) -> dict[str, Any] | None:
-    """Returns the statistics of the final policy, deterministic and stochastic, on lanes of their own; None if none."""
-    if config.evaluation.episodes == 0:
-        return None
-    trusted = list(config.trusted_packages)
-    lanes = pausing_lanes(config["env"], num_envs=config.evaluation.num_envs, trusted=trusted)
-    try:
-        return play_both(parts.policy, lanes, episodes=config.evaluation.episodes, streams=parts.streams)
-    except RunFault as fault:
-        progress.print(f"no evaluation: {fault}")
-        return None
-    finally:
-        lanes.close()
+def settings(config: DictConfig) -> dict[str, Any]:
+    """Returns what a run was asked for, flat: the choice of every group, then every key."""
+    choices = {str(group): choice for group, choice in HydraConfig.get().runtime.choices.items()}
+    groups = {group: choice for group, choice in choices.items() if not group.startswith("hydra/")}
+    return {**groups, **flatten(OmegaConf.to_container(config))}
+
+
+def overridden() -> list[str]:
+    """Returns the keys that this run's command line set."""
+    return [line.lstrip("+~").partition("=")[0] for line in HydraConfig.get().overrides.task]
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -112,56 +57,113 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _loggers(config: DictConfig, folder: Path, parts: Parts) -> list[Logger]:
-    instruments = (tag for diagnostic in parts.diagnostics.values() for tag in diagnostic.tags)
-    tags = list(dict.fromkeys((*journals.TAGS, *parts.update.tags, *parts.critic.tags, *instruments)))
-    trusted = list(config.trusted_packages)
-    return [build(node, expects=Logger, trusted=trusted, folder=folder, tags=tags) for node in config.logger.values()]
+@final
+class _Training(Job):
+    """A training run."""
 
+    def __init__(self, config: DictConfig, learn: Learn) -> None:
+        self._config, self._learn = config, learn
+        self._parts = assemble(config)
+        self._evaluation: dict[str, Any] | None = None
 
-def _header(config: DictConfig, folder: RunFolder, parts: Parts) -> str:
-    return header_line(
-        env=config.env.id,
-        agent=HydraConfig.get().runtime.choices["agent"],
-        vectorization=parts.lanes.vectorization,
-        num_lanes=parts.lanes.num_lanes,
-        num_parameters=parts.num_parameters,
-        folder=folder.path,
-    )
+    def progress(self) -> Progress:
+        """Returns the view of environment steps and returns."""
+        return Progress(total=self._config.total_steps, goal=self._parts.lanes.reward_threshold)
 
+    def loggers(self, folder: Path) -> list[Logger]:
+        """Returns the loggers, told of every tag that a part may report."""
+        config, parts = self._config, self._parts
+        instruments = (tag for diagnostic in parts.diagnostics.values() for tag in diagnostic.tags)
+        tags = list(dict.fromkeys((*journals.TAGS, *parts.update.tags, *parts.critic.tags, *instruments)))
+        trusted = list(config.trusted_packages)
+        return [
+            build(node, expects=Logger, trusted=trusted, folder=folder, tags=tags, axis="env_steps")
+            for node in config.logger.values()
+        ]
 
-def _overridden() -> list[str]:
-    """Returns the keys that this run's command line set."""
-    return [line.lstrip("+~").partition("=")[0] for line in HydraConfig.get().overrides.task]
+    def begin(self, session: Session) -> str:
+        """Opens the journal and returns the header."""
+        parts = self._parts
+        self._journal = Journal(
+            loggers=session.loggers,
+            progress=session.progress,
+            record=EpisodeRecord(reward_threshold=parts.lanes.reward_threshold),
+            clock=session.clock,
+        )
+        return header_line(
+            env=self._config.env.id,
+            agent=HydraConfig.get().runtime.choices["agent"],
+            vectorization=parts.lanes.vectorization,
+            num_lanes=parts.lanes.num_lanes,
+            num_parameters=parts.num_parameters,
+            folder=session.folder.path,
+        )
 
+    def work(self, session: Session) -> None:
+        """Trains."""
+        config, parts = self._config, self._parts
+        parts.collector.start(draw_seeds(parts.streams.environments, parts.lanes.num_lanes))
+        self._learn(
+            parts,
+            self._journal,
+            session.interrupts,
+            total_steps=config.total_steps,
+            stop_when_solved=config.stop_when_solved,
+        )
 
-def _save(config: DictConfig, folder: RunFolder, parts: Parts) -> None:
-    node = OmegaConf.to_container(config["policy"])
-    save_policy(
-        folder.checkpoints / "last",
-        SavedPolicy(
-            config=node if isinstance(node, dict) else {},  # type: ignore[arg-type]  # keys are strings
-            observation_space=parts.lanes.observation_space,
-            action_space=parts.lanes.action_space,
-            tensors=parts.policy.state_dict(),
-        ),
-    )
+    def evaluate(self, session: Session) -> None:
+        """Plays the final policy, deterministic and stochastic, on lanes of their own."""
+        config, parts = self._config, self._parts
+        if config.evaluation.episodes == 0:
+            return
+        trusted = list(config.trusted_packages)
+        lanes = pausing_lanes(config["env"], num_envs=config.evaluation.num_envs, trusted=trusted)
+        try:
+            self._evaluation = play_both(
+                parts.policy, lanes, episodes=config.evaluation.episodes, streams=parts.streams
+            )
+        except RunFault as fault:
+            session.progress.print(f"no evaluation: {fault}")
+        finally:
+            lanes.close()
 
+    def close(self, session: Session) -> None:
+        """Closes the environments and saves the policy."""
+        parts = self._parts
+        parts.lanes.close()
+        node = OmegaConf.to_container(self._config["policy"])
+        save_policy(
+            session.folder.checkpoints / "last",
+            SavedPolicy(
+                config=node if isinstance(node, dict) else {},  # type: ignore[arg-type]  # keys are strings
+                observation_space=parts.lanes.observation_space,
+                action_space=parts.lanes.action_space,
+                tensors=parts.policy.state_dict(),
+            ),
+        )
 
-def _summary(
-    config: DictConfig, parts: Parts, journal: Journal, status: str, evaluation: dict[str, Any] | None
-) -> dict[str, Any]:
-    return build_summary(
-        status=status,
-        env=config.env.id,
-        agent=HydraConfig.get().runtime.choices["agent"],
-        seed=config.seed,
-        env_steps=journal.env_steps,
-        discarded_steps=journal.discarded_steps,
-        updates=journal.updates,
-        record=journal.record,
-        clock=journal.clock,
-        evaluation=evaluation,
-        gradient=journal.gradient,
-        metrics_incomplete=journal.loggers.incomplete,
-    )
+    def summary(self, session: Session) -> dict[str, Any]:
+        """Returns what came of the run."""
+        config, journal = self._config, self._journal
+        return build_summary(
+            status=session.status,
+            env=config.env.id,
+            agent=HydraConfig.get().runtime.choices["agent"],
+            seed=config.seed,
+            env_steps=journal.env_steps,
+            discarded_steps=journal.discarded_steps,
+            updates=journal.updates,
+            record=journal.record,
+            clock=session.clock,
+            evaluation=self._evaluation,
+            gradient=journal.gradient,
+            metrics_incomplete=session.loggers.incomplete,
+        )
+
+    def results(self, summary: Mapping[str, Any]) -> dict[str, float | None]:
+        """Returns the return and the moment at which the task was solved."""
+        return {key: summary[key] for key in ("return_mean_100", "solved_at_steps")}
+
+    def closing(self, summary: Mapping[str, Any], folder: Path) -> str:
+        """Returns the last words."""
+        return closing_block(summary, folder)

@@ -18,23 +18,25 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pgkit.loggers.layout import custom_scalars_layout
 
-RESULTS = ("return_mean_100", "solved_at_steps")
+RESULTS = {"env_steps": ("return_mean_100", "solved_at_steps"), "samples": ("objective", "samples_to_target")}
+"""The results that the HParams page shows, by what the steps of a run count."""
 
 
 @final
 class TensorBoardLogger:
-    """Writes scalars over environment steps, a page layout, the configuration, and the row of the HParams page.
+    """Writes scalars over what `axis` names, `env_steps` or `samples`; a page layout, the configuration, and the row of the HParams page.
 
     Records are written where they arise: TensorBoard's own queue and thread would report a full disk from a thread
     that nobody reads, and keep up to two minutes of a killed run to themselves.
     """
 
-    def __init__(self, *, folder: Path, tags: Sequence[str]) -> None:
+    def __init__(self, *, folder: Path, tags: Sequence[str], axis: str) -> None:
         # Microseconds, so that two files of one second differ; the name's first part is what TensorBoard sorts by.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = (folder / name).open("xb")
         self._records = RecordWriter(self._file)
         self._step = 0
+        self._results = RESULTS.get(axis, ())
         self._name = f"{folder.name} ({folder.absolute().parent.name})"
         self._add(
             event_pb2.Event(file_version="brain.Event:2", source_metadata=event_pb2.SourceMetadata(writer="pgkit"))
@@ -64,7 +66,7 @@ class TensorBoardLogger:
         row = {key: value if isinstance(value, bool | int | float) else _text(value) for key, value in config.items()}
         columns = [api_pb2.HParamInfo(name=key, differs=key in overridden) for key in row]
         metrics = [
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=name) for name in RESULTS
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=name) for name in self._results
         ]
         experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
         self._add_hparams(hparams.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
@@ -72,7 +74,7 @@ class TensorBoardLogger:
         self._add_summary(summary_v2.hparams_pb(row, trial_id=self._name))
 
     def finish(self, results: Mapping[str, float | None], *, status: str) -> None:
-        """Records the results of the run at its last step; those named in RESULTS show on the HParams page."""
+        """Records the results of the run at its last step; those in RESULTS show on the HParams page."""
         self.write({f"result/{name}": value for name, value in results.items()}, step=self._step)
         outcome = api_pb2.STATUS_SUCCESS if status == "finished" else api_pb2.STATUS_FAILURE
         end = plugin_data_pb2.SessionEndInfo(status=outcome, end_time_secs=time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,8 +50,9 @@ class Journal:
         self.record.add(batch.returns, batch.lengths, env_steps=self.env_steps, clock=self.clock)
 
     def write(self, batch: Batch, metrics: Mapping[str, float | None]) -> None:
-        """Ends an update: logs its metrics and shows where the run is."""
+        """Ends an update: logs its metrics, what is not finite as None, and shows where the run is."""
         self.updates += 1
+        metrics = {tag: value if value is None or math.isfinite(value) else None for tag, value in metrics.items()}
         measured = {tag: value for tag, value in metrics.items() if tag.startswith("gradient/") and value is not None}
         self.gradient |= measured
         seconds = self.clock.seconds
@@ -64,7 +66,7 @@ class Journal:
         }
         self.loggers.write(everything, step=self.env_steps)
         self.progress.update(
-            env_steps=self.env_steps, return_mean_100=self.record.return_mean_100, snr=metrics.get("gradient/snr")
+            done=self.env_steps, outcome=self.record.return_mean_100, snr=metrics.get("gradient/snr")
         )
 
     def state_dict(self) -> dict[str, Any]:

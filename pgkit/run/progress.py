@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO, cast, final
 
@@ -17,23 +18,27 @@ if TYPE_CHECKING:
 
 @final
 class Progress:
-    """Shows env steps, steps/s, return and gradient SNR; between two refreshes an update costs a look at the clock.
+    """Shows steps, steps/s, outcome and gradient SNR; between two refreshes an update costs a look at the clock.
 
-    Steps per second are those since the view was entered. A reader who leaves (`| head -1`) does not end the run: what
+    `unit` is what counts as a step and `outcome` the name of what is watched. Steps per second are those since the view
+    was entered. A reader who leaves (`| head -1`) does not end the run: what
     is printed afterwards goes nowhere.
     """
 
     def __init__(
         self,
         *,
-        total_steps: int,
+        total: int,
         goal: float | None,
+        unit: str = "steps",
+        outcome: str = "return",
         stream: TextIO | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         out = Output(sys.stdout if stream is None else stream)
         self._now = now
-        self._view: View = Bar(out, total_steps, goal) if out.isatty() else Lines(out, total_steps, goal)
+        words = Words(total=total, goal=goal, unit=unit, outcome=outcome)
+        self._view: View = Bar(out, words) if out.isatty() else Lines(out, words)
         self._latest = State()
         self._start = self._due = now()
         self._shown = True
@@ -50,11 +55,11 @@ class Progress:
             self._refresh(self._now())
         self._view.close()
 
-    def update(self, *, env_steps: int, return_mean_100: float | None, snr: float | None) -> None:
+    def update(self, *, done: int, outcome: float | None, snr: float | None) -> None:
         """Takes in the state after an update; `snr` None keeps the last known one, as it is not measured every time."""
         latest = self._latest
-        latest.env_steps = env_steps
-        latest.return_mean_100 = return_mean_100
+        latest.done = done
+        latest.outcome = outcome
         if snr is not None:
             latest.snr = snr
         self._shown = False
@@ -73,15 +78,25 @@ class Progress:
         self._view.show(self._latest)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What does not change while a run goes on: how many steps, up to which outcome, and what both are called."""
+
+    total: int
+    goal: float | None
+    unit: str
+    outcome: str
+
+
 @final
 class State:
     """The latest numbers of a run."""
 
-    __slots__ = ("env_steps", "return_mean_100", "seconds", "snr")
+    __slots__ = ("done", "outcome", "seconds", "snr")
 
     def __init__(self) -> None:
-        self.env_steps = 0
-        self.return_mean_100: float | None = None
+        self.done = 0
+        self.outcome: float | None = None
         self.snr: float | None = None
         self.seconds = 0.0
 
@@ -106,19 +121,20 @@ class Lines:
 
     interval = 5.0
 
-    def __init__(self, out: Output, total_steps: int, goal: float | None) -> None:
-        self._out, self._total, self._goal = out, total_steps, goal
+    def __init__(self, out: Output, words: Words) -> None:
+        self._out, self._words = out, words
 
     def open(self) -> None:
         """Nothing to prepare."""
 
     def show(self, state: State) -> None:
         """Prints one line."""
-        share = min(1.0, state.env_steps / self._total)
+        words = self._words
+        share = min(1.0, state.done / words.total)
         parts = (
-            f"{share:4.0%} {state.env_steps:>{len(f'{self._total:,}')},} of {self._total:,} steps",
-            f"{_rate(state):>7} steps/s",
-            f"return {_return(state, self._goal)}",
+            f"{share:4.0%} {state.done:>{len(f'{words.total:,}')},} of {words.total:,} {words.unit}",
+            f"{_rate(state):>7} {words.unit}/s",
+            f"{words.outcome} {_outcome(state, words.goal)}",
             f"SNR {snr_text(state.snr)}",
             f"{_duration(state.seconds)} elapsed",
         )
@@ -139,16 +155,16 @@ class Bar:
 
     interval = 0.1
 
-    def __init__(self, out: Output, total_steps: int, goal: float | None) -> None:
+    def __init__(self, out: Output, words: Words) -> None:
         from rich import progress
         from rich.console import Console
 
-        self._out, self._goal = out, goal
+        self._out, self._goal = out, words.goal
         self._bar: RichProgress = progress.Progress(
             progress.TaskProgressColumn(),
             progress.BarColumn(bar_width=None),
-            progress.TextColumn("{task.fields[rate]} steps/s"),
-            progress.TextColumn("return [bold]{task.fields[outcome]}[/bold]"),
+            progress.TextColumn(f"{{task.fields[rate]}} {words.unit}/s"),
+            progress.TextColumn(f"{words.outcome} [bold]{{task.fields[outcome]}}[/bold]"),
             progress.TextColumn("SNR [bold]{task.fields[snr]}[/bold]"),
             progress.TextColumn("{task.fields[elapsed]} <"),
             progress.TimeRemainingColumn(compact=True),
@@ -156,7 +172,7 @@ class Bar:
             auto_refresh=False,
             expand=True,
         )
-        self._task: TaskID = self._bar.add_task("train", total=total_steps, **_fields(State(), goal))
+        self._task: TaskID = self._bar.add_task("run", total=words.total, **_fields(State(), words.goal))
 
     def open(self) -> None:
         """Draws the bar."""
@@ -164,7 +180,7 @@ class Bar:
 
     def show(self, state: State) -> None:
         """Redraws the bar."""
-        self._bar.update(self._task, completed=state.env_steps, **_fields(state, self._goal))
+        self._bar.update(self._task, completed=state.done, **_fields(state, self._goal))
         self._bar.refresh()
 
     def print(self, text: str) -> None:
@@ -186,19 +202,22 @@ def snr_text(snr: float | None) -> str:
 def _fields(state: State, goal: float | None) -> dict[str, Any]:
     return {
         "rate": _rate(state),
-        "outcome": _return(state, goal),
+        "outcome": _outcome(state, goal),
         "snr": snr_text(state.snr),
         "elapsed": _duration(state.seconds),
     }
 
 
 def _rate(state: State) -> str:
-    return f"{state.env_steps / state.seconds:,.0f}" if state.seconds > 0 else "–"
+    return f"{state.done / state.seconds:,.0f}" if state.seconds > 0 else "–"
 
 
-def _return(state: State, goal: float | None) -> str:
-    mean = "–" if state.return_mean_100 is None else f"{state.return_mean_100:.1f}"
-    return mean if goal is None else f"{mean} of {goal:g}"
+def _outcome(state: State, goal: float | None) -> str:
+    if state.outcome is None:
+        shown = "–"
+    else:  # a return needs one decimal, a distance to the answer its leading digits
+        shown = f"{state.outcome:.1f}" if abs(state.outcome) >= 1 or state.outcome == 0 else f"{state.outcome:.2g}"
+    return shown if goal is None else f"{shown} of {goal:g}"
 
 
 def _duration(seconds: float) -> str:

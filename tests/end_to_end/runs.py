@@ -111,7 +111,7 @@ def journal_of(config: DictConfig, parts: Parts) -> Journal:
     clock.start()
     return Journal(
         loggers=LoggerGroup([], warn=print),
-        progress=Progress(total_steps=config.total_steps, goal=None),
+        progress=Progress(total=config.total_steps, goal=None),
         record=EpisodeRecord(reward_threshold=parts.lanes.reward_threshold),
         clock=clock,
     )

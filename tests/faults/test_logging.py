@@ -20,7 +20,8 @@ from pgkit.loggers.tensorboard import TensorBoardLogger
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 tags = ("return/mean", "gradient/snr")
 warnings = []
-group = LoggerGroup([each(folder=folder, tags=tags) for each in (TensorBoardLogger, CSVLogger)], warn=warnings.append)
+kinds = (TensorBoardLogger, CSVLogger)
+group = LoggerGroup([each(folder=folder, tags=tags, axis="env_steps") for each in kinds], warn=warnings.append)
 group.start({"seed": 0})
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 for update in range(1000):
@@ -33,10 +34,10 @@ print(json.dumps({"updates": update + 1, "warnings": warnings, "incomplete": gro
 SPEAK = """
 import sys
 from pgkit.run.progress import Progress
-with Progress(total_steps=1000, goal=None) as progress:
+with Progress(total=1000, goal=None) as progress:
     for step in range(1000):
         progress.print("x" * 200)
-        progress.update(env_steps=step + 1, return_mean_100=1.0, snr=None)
+        progress.update(done=step + 1, outcome=1.0, snr=None)
 print("said by someone else")
 open(sys.argv[1], "w").write("reached the end")
 """

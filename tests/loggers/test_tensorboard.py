@@ -30,11 +30,11 @@ def events(folder: Path) -> list[event_pb2.Event]:
 
 
 def test_it_is_a_logger(tmp_path: Path) -> None:
-    assert isinstance(TensorBoardLogger(folder=tmp_path, tags=TAGS), Logger)
+    assert isinstance(TensorBoardLogger(folder=tmp_path, tags=TAGS, axis="env_steps"), Logger)
 
 
 def test_values_lie_over_environment_steps_and_none_leaves_a_gap(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS, axis="env_steps")
     logger.write({"return/mean": 1.5, "gradient/snr": None}, step=64)
     logger.write({"return/mean": 2.5, "gradient/snr": -0.25}, step=200)
     assert [(p.step, p.value) for p in read(tmp_path).Scalars("return/mean")] == [(64, 1.5), (200, 2.5)]
@@ -42,20 +42,20 @@ def test_values_lie_over_environment_steps_and_none_leaves_a_gap(tmp_path: Path)
 
 
 def test_an_update_is_one_event_and_is_on_disk_at_once(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS, axis="env_steps")
     before = len(events(tmp_path))
     logger.write(dict.fromkeys(TAGS, 1.0), step=1)
     assert len(events(tmp_path)) == before + 1
 
 
 def test_a_value_that_is_unknown_takes_no_room(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS, axis="env_steps")
     logger.write({"return/mean": 1.0, "gradient/snr": None}, step=1)
     assert [value.tag for value in events(tmp_path)[-1].summary.value] == ["return/mean"]
 
 
 def test_points_beyond_ten_thousand_are_kept(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS, axis="env_steps")
     for step in range(10_500):
         logger.write({"return/mean": float(step)}, step=step)
     logger.close()
@@ -68,7 +68,7 @@ def layout(folder: Path) -> layout_pb2.Layout:
 
 
 def test_the_layout_opens_on_the_gradient_and_ends_with_time(tmp_path: Path) -> None:
-    TensorBoardLogger(folder=tmp_path, tags=TAGS).close()
+    TensorBoardLogger(folder=tmp_path, tags=TAGS, axis="env_steps").close()
     assert [section.title for section in layout(tmp_path).category] == ["Gradient", "Return", "Critic", "Time"]
 
 
@@ -87,7 +87,7 @@ def test_the_layout_names_only_tags_that_the_metrics_page_defines() -> None:
 
 
 def finished(folder: Path, *, status: str = "finished") -> EventAccumulator:
-    logger = TensorBoardLogger(folder=folder, tags=TAGS)
+    logger = TensorBoardLogger(folder=folder, tags=TAGS, axis="env_steps")
     logger.start({"seed": 3, "optimizer.lr": 0.01, "clip": None, "sizes": [64, 64], "on": True}, overridden={"seed"})
     logger.write({"return/mean": 7.0}, step=128)
     logger.finish({"return_mean_100": 6.5, "solved_at_steps": None}, status=status)
@@ -132,7 +132,7 @@ def test_results_add_no_point_to_any_curve(tmp_path: Path) -> None:
 
 
 def test_the_text_page_shows_the_configuration_as_a_table(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS)
+    logger = TensorBoardLogger(folder=tmp_path, tags=TAGS, axis="env_steps")
     logger.start({"env.id": "A-v0", "update.max_grad_norm": None, "env.kwargs": "a|b"})
     (stored,) = read(tmp_path).Tensors("configuration")
     lines = stored.tensor_proto.string_val[0].decode().splitlines()

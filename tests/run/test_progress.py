@@ -30,10 +30,10 @@ class Time:
 
 def shown(updates: int, *, every: float, stream: io.StringIO, snr: float | None = 0.5) -> str:
     now = Time()
-    with Progress(total_steps=1000, goal=475.0, stream=stream, now=now) as progress:
+    with Progress(total=1000, goal=475.0, stream=stream, now=now) as progress:
         for update in range(1, updates + 1):
             now.seconds += every
-            progress.update(env_steps=10 * update, return_mean_100=2.0 * update, snr=snr)
+            progress.update(done=10 * update, outcome=2.0 * update, snr=snr)
     return stream.getvalue()
 
 
@@ -66,10 +66,10 @@ def test_noise_is_named_for_what_it_is(snr: float | None, text: str) -> None:
 
 def test_a_ratio_that_is_not_measured_every_time_stays() -> None:
     stream, now = io.StringIO(), Time()
-    with Progress(total_steps=10, goal=None, stream=stream, now=now) as progress:
-        progress.update(env_steps=1, return_mean_100=None, snr=0.25)
+    with Progress(total=10, goal=None, stream=stream, now=now) as progress:
+        progress.update(done=1, outcome=None, snr=0.25)
         now.seconds = 6.0
-        progress.update(env_steps=2, return_mean_100=None, snr=None)
+        progress.update(done=2, outcome=None, snr=None)
     assert stream.getvalue().splitlines()[1].count("SNR 0.25") == 1
 
 
@@ -93,23 +93,23 @@ def test_a_bar_is_redrawn_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyP
 def test_nothing_runs_beside_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     before = set(threading.enumerate())
-    with Progress(total_steps=10, goal=None, stream=Terminal()) as progress:
-        progress.update(env_steps=1, return_mean_100=None, snr=None)
+    with Progress(total=10, goal=None, stream=Terminal()) as progress:
+        progress.update(done=1, outcome=None, snr=None)
         assert set(threading.enumerate()) == before
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_what_is_printed_stays_whole(stream: type[io.StringIO]) -> None:
     out, command = stream(), "tensorboard --logdir " + "a" * 300 + " [bold]"
-    with Progress(total_steps=10, goal=None, stream=out) as progress:
+    with Progress(total=10, goal=None, stream=out) as progress:
         progress.print(command)
     assert command in out.getvalue()
 
 
 def test_letters_that_the_stream_does_not_have_end_nothing() -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    with Progress(total_steps=10, goal=None, stream=out) as progress:
-        progress.update(env_steps=1, return_mean_100=None, snr=None)
+    with Progress(total=10, goal=None, stream=out) as progress:
+        progress.update(done=1, outcome=None, snr=None)
     assert b"SNR ?" in out.buffer.getvalue()  # type: ignore[attr-defined]
 
 
@@ -117,8 +117,8 @@ def test_letters_that_the_stream_does_not_have_end_nothing() -> None:
 def test_leaving_by_an_error_gives_the_terminal_back(stream: type[io.StringIO]) -> None:
     before = sys.stdout
     out = stream()
-    with pytest.raises(KeyboardInterrupt), Progress(total_steps=10, goal=None, stream=out) as progress:
-        progress.update(env_steps=4, return_mean_100=1.0, snr=None)
+    with pytest.raises(KeyboardInterrupt), Progress(total=10, goal=None, stream=out) as progress:
+        progress.update(done=4, outcome=1.0, snr=None)
         raise KeyboardInterrupt
     assert sys.stdout is before
     assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from pgkit.types import Expectation
+from pgkit.types import Expectation, Parameters
 
 
 class Problem(ABC):
@@ -26,16 +26,20 @@ class Problem(ABC):
 
     @abstractmethod
     def expectation(self) -> Expectation:
-        """Returns the expectation, over all the data where there are any."""
+        """Returns the expectation, over all the data where there are any, with its cost at the start."""
 
-    def minibatch(self, generator: torch.Generator) -> Expectation:
-        """Returns the expectation of one step: of a random part of the data, without bias, or the whole."""
+    def at(self, parameters: Parameters) -> Expectation:
+        """Returns the expectation with its cost at other parameters; the same where the cost knows nothing of them."""
         return self.expectation()
 
-    def objective(self, parameters: dict[str, Tensor]) -> float | None:
+    def minibatch(self, parameters: Parameters, generator: torch.Generator) -> Expectation:
+        """Returns the expectation of one step: of a random part of the data, without bias, or the whole."""
+        return self.at(parameters)
+
+    def objective(self, parameters: Parameters) -> float | None:
         """Returns the value of the expectation, exactly, or on noise that is the same at every call; None if unknown."""
         return None
 
-    def distance(self, parameters: dict[str, Tensor]) -> float | None:
+    def distance(self, parameters: Parameters) -> float | None:
         """Returns how far the parameters are from the exact answer, in the units that the class says; None if unknown."""
         return None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from pgkit.core.scores import Scores
 from pgkit.critics.none import NoCritic
 from pgkit.policies.mlp import MLPPolicy
+from pgkit.problems.tabular import Process
 from pgkit.protocols import Baseline, Critic, Estimator, Returns
 from pgkit.rl.factors import factors_of
 from pgkit.run.instruments import LogProbability
@@ -28,68 +29,6 @@ from pgkit.weights.on_policy import OnPolicy
 from tests.tables import TableCritic
 
 NO_CRITIC = NoCritic(observation_space=spaces.Discrete(1), generator=torch.Generator())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Process:
-    """A finite-horizon decision process; `outcomes[s, a]` lists (probability, reward, next state or None at an end)."""
-
-    start: Sequence[float]
-    outcomes: Mapping[tuple[int, int], Sequence[tuple[float, float, int | None]]]
-    num_actions: int
-    horizon: int
-
-    @property
-    def num_states(self) -> int:
-        return len(self.start)
-
-    def paths(self) -> Iterator[tuple[float, list[tuple[int, int, float, int | None]]]]:
-        """Yields (probability given the actions, steps (s, a, r, s')) of every trajectory."""
-
-        def go_on(
-            probability: float, state: int, steps: list[tuple[int, int, float, int | None]]
-        ) -> Iterator[tuple[float, list[tuple[int, int, float, int | None]]]]:
-            for action in range(self.num_actions):
-                for chance, reward, successor in self.outcomes[state, action]:
-                    path = [*steps, (state, action, reward, successor)]
-                    if successor is None or len(path) == self.horizon:
-                        yield probability * chance, path
-                    else:
-                        yield from go_on(probability * chance, successor, path)
-
-        for state, chance in enumerate(self.start):
-            if chance > 0:
-                yield from go_on(chance, state, [])
-
-
-BANDIT = Process(
-    start=[1.0],
-    outcomes={(0, action): [(1.0, reward, None)] for action, reward in enumerate((0.0, 1.0, 5.0))},
-    num_actions=3,
-    horizon=1,
-)
-"""Three arms."""
-
-CHAIN = Process(
-    start=[0.8, 0.2],
-    outcomes={
-        (0, 0): [(0.7, 1.0, 1), (0.3, 4.0, None)],
-        (0, 1): [(0.4, 2.0, 1), (0.6, -1.0, 1)],
-        (1, 0): [(1.0, 3.0, None)],
-        (1, 1): [(1.0, 1.0, 0)],
-    },
-    num_actions=2,
-    horizon=3,
-)
-"""Two states, two actions, three steps; random starts, successors and rewards; 24 trajectories in all."""
-
-GAMBLE = Process(
-    start=[1.0],
-    outcomes={(0, action): [(0.5, reward, 0), (0.5, reward, None)] for action, reward in enumerate((0.0, 1.0, 5.0))},
-    num_actions=3,
-    horizon=2,
-)
-"""The bandit, played once more as often as not: what happens at once outweighs what comes later."""
 
 
 class Enumeration:
@@ -106,7 +45,7 @@ class Enumeration:
         with torch.no_grad():
             for parameter in self.policy.parameters():
                 parameter.copy_(0.8 * torch.randn(parameter.shape, generator=generator))
-        self.paths = list(process.paths())
+        self.paths = process.trajectories
         self.trajectories = self._trajectories()
 
     def _trajectories(self) -> Trajectories:
@@ -146,13 +85,11 @@ class Enumeration:
 
     def probabilities(self) -> Tensor:
         """Returns the probability `[K]` of every trajectory, dynamics included, differentiable."""
-        table = self.table()
-        taken = [[table[state, action] for state, action, _, _ in steps] for _, steps in self.paths]
-        return torch.stack([chance * math.prod(each) for (chance, _), each in zip(self.paths, taken, strict=True)])
+        return self.process.probabilities(self.table())
 
     def returns(self, gamma: float) -> Tensor:
         """Returns Σ γ^t r_t `[K]` of every trajectory."""
-        return torch.tensor([sum(gamma**t * step[2] for t, step in enumerate(steps)) for _, steps in self.paths])
+        return self.process.returns(gamma).to(torch.get_default_dtype())
 
     def gradient(self, function: Tensor) -> Tensor:
         """Returns the gradient `[P]` of a scalar by automatic differentiation."""
@@ -165,35 +102,11 @@ class Enumeration:
 
     def values(self, gamma: float) -> tuple[Tensor, Tensor]:
         """Returns V `[T+1, S]` and Q `[T, S, A]` with t steps gone, by backward recursion."""
-        process, table = self.process, self.table().detach()
-        value = torch.zeros(process.horizon + 1, process.num_states)
-        quality = torch.zeros(process.horizon, process.num_states, process.num_actions)
-        for t in reversed(range(process.horizon)):
-            for (state, action), outcomes in process.outcomes.items():
-                quality[t, state, action] = sum(
-                    chance * (reward + (0.0 if successor is None else gamma * float(value[t + 1, successor])))
-                    for chance, reward, successor in outcomes
-                )
-            value[t] = (table * quality[t]).sum(dim=1)
-        return value, quality
+        return self.process.values(self.table(), gamma)
 
     def policy_gradient_theorem(self, gamma: float, *, discount_states: bool = True) -> Tensor:
         """Returns Σ_t γ^t Σ_s Pr(s_t = s) Σ_a ∇π(a|s) Q_t(s, a) `[P]`; without γ^t what most code estimates."""
-        process, table = self.process, self.table()
-        visits = table.detach()
-        _, quality = self.values(gamma)
-        occupancy = torch.tensor(process.start)
-        total = torch.zeros(())
-        for t in range(process.horizon):
-            weight = gamma**t if discount_states else 1.0
-            total = total + weight * (occupancy[:, None] * table * quality[t]).sum()
-            following = torch.zeros(process.num_states)
-            for (state, action), outcomes in process.outcomes.items():
-                for chance, _, successor in outcomes:
-                    if successor is not None:
-                        following[successor] += float(occupancy[state] * visits[state, action]) * chance
-            occupancy = following
-        return self.gradient(total)
+        return self.gradient(self.process.policy_gradient_theorem(self.table(), gamma, discount_states=discount_states))
 
     @cached_property
     def scores(self) -> Tensor:

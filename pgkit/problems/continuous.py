@@ -1,23 +1,30 @@
-"""Costs under laws that are not Gaussian, with quadrature rules made for them."""
+"""Costs under laws that are not Gaussian, with quadrature rules made for them.
+
+The trapezium rule converges exponentially for functions that are analytic and fade away at both ends, or are periodic.
+Positive variables are therefore integrated over their logarithm and fractions over their logit, where a score, which
+holds log x, is smooth too.
+
+Source: Trefethen and Weideman 2014 (SIAM Review 56:385).
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC
 from typing import final
 
 import torch
-from scipy import special
 from torch import Tensor
 from torch.distributions import Beta, Gamma, VonMises
 
 from pgkit.options import Positive
-from pgkit.problems.known import IntegratedProblem
+from pgkit.problems.known import IntegratedProblem, as_leaves, flat_gradient
 from pgkit.types import Expectation, Parameters
 
-_NODES = 60
+_NODES = 1200
 
 
-class _Scalar(IntegratedProblem):
+class _Scalar(IntegratedProblem, ABC):
     """A smooth cost of one positive-parametered variable."""
 
     differentiable = True
@@ -44,9 +51,10 @@ class GammaCost(_Scalar):
         )
 
     def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """Returns the generalised Gauss-Laguerre rule."""
-        roots, weights = special.roots_genlaguerre(_NODES, float(parameters["concentration"]) - 1)
-        return torch.tensor(roots) / parameters["rate"].detach(), torch.tensor(weights / weights.sum())
+        """Returns the trapezium rule in y = log x."""
+        a, b = parameters["concentration"].detach(), parameters["rate"].detach()
+        y = torch.linspace(-60 / float(a), 6, _NODES, dtype=torch.float64)
+        return y.exp() / b, (a * y - y.exp()).softmax(0)
 
 
 @final
@@ -64,10 +72,11 @@ class BetaCost(_Scalar):
         )
 
     def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """Returns the Gauss-Jacobi rule."""
-        low, high = (float(parameters[name]) - 1 for name in ("concentration0", "concentration1"))
-        roots, weights = special.roots_jacobi(_NODES, low, high)
-        return torch.tensor((roots + 1) / 2), torch.tensor(weights / weights.sum())
+        """Returns the trapezium rule in y = logit x."""
+        a, b = parameters["concentration1"].detach(), parameters["concentration0"].detach()
+        y = torch.linspace(-60 / float(a), 60 / float(b), _NODES, dtype=torch.float64)
+        sigmoid = torch.nn.functional.logsigmoid
+        return y.sigmoid(), (a * sigmoid(y) + b * sigmoid(-y)).softmax(0)
 
 
 @final
@@ -83,8 +92,15 @@ class VonMisesCost(_Scalar):
             cost=torch.cos, law=lambda theta: VonMises(theta["loc"], theta["concentration"], validate_args=False)
         )
 
+    def exact_gradient(self, parameters: Parameters) -> Tensor:
+        """Returns the gradient of the closed form: torch's own normaliser is a polynomial that errs by 1e-8."""
+        leaves = as_leaves(parameters)
+        concentration = leaves["concentration"]
+        resultant = torch.special.i1e(concentration) / torch.special.i0e(concentration)
+        return flat_gradient(leaves["loc"].cos() * resultant, leaves)
+
     def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """Returns the trapezium rule, which is exact to rounding for periodic functions."""
-        angles = -math.pi + 2 * math.pi * torch.arange(4 * _NODES, dtype=torch.float64) / (4 * _NODES)
+        """Returns the trapezium rule in the angle."""
+        angles = -math.pi + 2 * math.pi * torch.arange(_NODES, dtype=torch.float64) / _NODES
         weights = (parameters["concentration"].detach() * torch.cos(angles - parameters["loc"].detach())).exp()
         return angles, weights / weights.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import replace
 from typing import final
 
@@ -17,7 +18,7 @@ _LARGEST = 12
 """Bernoulli variables whose joint values are enumerated."""
 
 
-class _Finite(IntegratedProblem):
+class _Finite(IntegratedProblem, ABC):
     """A problem with finitely many outcomes."""
 
     def exact_variance(self, estimator: str, parameters: Parameters) -> Tensor | None:

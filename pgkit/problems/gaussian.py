@@ -27,7 +27,7 @@ class GaussianSum(KnownProblem):
     """A cost Σ_d h(x_d) under N(mean, diag(scale²)): noise in every dimension, whichever one is asked about.
 
     The variance of a score estimate grows with the dimension, that of a pathwise one does not.
-    Source: FORMULAS of Mohamed et al. 2019, arXiv:1906.10652, section 3; the moments are ours.
+    Source: Mohamed et al. 2019, arXiv:1906.10652, section 3, for the comparison; the moments are ours.
     """
 
     differentiable = True

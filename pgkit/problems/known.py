@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Facts:
     outcomes: int | None = None
 
 
-class KnownProblem(Problem):
+class KnownProblem(Problem, ABC):
     """A problem with an exact gradient, that of its expectation: uphill, also where the expectation is a cost.
 
     `differentiable` is said of the cost as a function of the samples.
@@ -57,7 +57,7 @@ class KnownProblem(Problem):
         )
 
 
-class IntegratedProblem(KnownProblem):
+class IntegratedProblem(KnownProblem, ABC):
     """A problem small enough to be integrated: a finite sum, or a quadrature rule that errs by less than 1e-12."""
 
     @abstractmethod

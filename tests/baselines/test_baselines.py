@@ -9,9 +9,10 @@ from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import MovingAverage, Zero
 from pgkit.baselines.value import Value
 from pgkit.estimators.score_function import ScoreFunction
+from pgkit.problems.tabular import BANDIT
 from pgkit.returns.discounted import RewardToGo
 from pgkit.types import Factors
-from tests.problems import BANDIT, Enumeration, columns_of
+from tests.problems import Enumeration, columns_of
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 

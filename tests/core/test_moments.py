@@ -20,9 +20,10 @@ from pgkit.core.moments import (
     pair_moments,
 )
 from pgkit.estimators.score_function import ScoreFunction
+from pgkit.problems.tabular import BANDIT, CHAIN, GAMBLE, Process
 from pgkit.protocols import Baseline
 from pgkit.returns.discounted import RewardToGo
-from tests.problems import BANDIT, CHAIN, GAMBLE, Enumeration, Process
+from tests.problems import Enumeration
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 

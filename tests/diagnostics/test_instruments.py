@@ -20,11 +20,12 @@ from pgkit.diagnostics.baseline import ExplainedVariance
 from pgkit.diagnostics.policy import PolicyChange
 from pgkit.diagnostics.variance import GradientVariance
 from pgkit.estimators.score_function import ScoreFunction
+from pgkit.problems.tabular import BANDIT, CHAIN
 from pgkit.protocols import Baseline, Snapshot
 from pgkit.returns.discounted import RewardToGo
 from pgkit.run.instruments import LogProbability
 from pgkit.types import Coupling
-from tests.problems import BANDIT, CHAIN, Enumeration, columns_of
+from tests.problems import Enumeration, columns_of
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 

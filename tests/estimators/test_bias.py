@@ -11,11 +11,12 @@ from pgkit.baselines.constant import MovingAverage, Zero
 from pgkit.baselines.value import Value
 from pgkit.core.scores import Scores
 from pgkit.estimators.score_function import ScoreFunction
+from pgkit.problems.tabular import BANDIT, CHAIN, Process
 from pgkit.protocols import Baseline, Returns
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total
 from pgkit.run.instruments import LogProbability
-from tests.problems import BANDIT, CHAIN, Enumeration, Process, columns_of
+from tests.problems import Enumeration, columns_of
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 

@@ -16,11 +16,12 @@ from pgkit.baselines.constant import MovingAverage
 from pgkit.critics.none import NoCritic
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.policies.mlp import MLPPolicy
+from pgkit.problems.tabular import BANDIT
 from pgkit.returns.discounted import RewardToGo
 from pgkit.run import instruments
 from pgkit.updates.gradient_step import GradientStep
 from pgkit.weights.on_policy import OnPolicy
-from tests.problems import BANDIT, Enumeration
+from tests.problems import Enumeration
 
 pytestmark = pytest.mark.exact
 

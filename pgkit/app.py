@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -22,16 +21,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import pgkit
-from pgkit.config import VERSION_BASE, check, compose, config_dir, expand
+from pgkit.config import check, compose, expand
 from pgkit.errors import RunFault, UsageError
+from pgkit.jobs import Task, run_one, run_sweep, say, start_hydra
 from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force, without_sweeps
 from pgkit.schema.values import suggestion
 
 Dry = Callable[[DictConfig, tuple[str, ...]], None]
-Task = Callable[[DictConfig, Path], None]
-
-ERROR_FILE = "error.txt"
-"""What a failed job of a sweep leaves in its folder: the cause in one line, then where it happened."""
 
 
 def run_app(config_name: str, *, dry: Dry, task: Task) -> None:
@@ -46,7 +42,7 @@ def run_app(config_name: str, *, dry: Dry, task: Task) -> None:
     except (UsageError, RunFault) as error:
         if os.environ.get("PGKIT_TRACEBACK") == "1":
             traceback.print_exc()
-        _say(str(error))
+        say(str(error))
         code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         code = 130
@@ -72,7 +68,7 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     trusted = trusted_packages(overrides)
     flags = [argument for argument in sys.argv[1:] if argument not in overrides]
     if arguments.hydra_help or arguments.shell_completion:
-        _start_hydra(config_name, [*flags, *overrides], _nothing)
+        start_hydra(config_name, [*flags, *overrides], _nothing)
         return 0
     folders = [] if arguments.config_dir is None else [arguments.config_dir]
     first = compose(config_name, without_sweeps(overrides), config_dirs=folders)
@@ -84,7 +80,7 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     root, jobs = _jobs(composed, trusted, sweep=sweep)
     handed = with_force(overrides, forced_keys(job.own.overrides.task for job in jobs))
     if arguments.help or arguments.cfg or arguments.info:
-        _start_hydra(config_name, [*flags, *handed], _nothing)
+        start_hydra(config_name, [*flags, *handed], _nothing)
         return 0
     for job in jobs:
         _check_folder(job.folder, writes=job.own.output_subdir is not None)
@@ -94,53 +90,10 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     # Errors come back as they are, in the workers of a sweep too.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not sweep:
-        return _run_one(config_name, [*flags, *handed], task, trusted)
+        return run_one(config_name, [*flags, *handed], task, trusted)
     handed = [line for line in handed if not line.startswith("hydra.sweep.dir=")]
     handed.append(f"hydra.sweep.dir={quoted(str(root))}")
-    return _run_sweep(config_name, ["--multirun", *flags, *handed], task, trusted, [job.folder for job in jobs])
-
-
-def _run_one(config_name: str, arguments: Sequence[str], task: Task, trusted: tuple[str, ...]) -> int:
-    failures: list[Exception] = []
-
-    def job(config: DictConfig) -> None:
-        try:
-            task(*_task_arguments(config, trusted))
-        except Exception as error:  # kept from Hydra, which would wrap it in advice of its own
-            failures.append(error)
-
-    _start_hydra(config_name, arguments, job)
-    if failures:
-        raise failures[0]
-    return 0
-
-
-def _run_sweep(
-    config_name: str, arguments: Sequence[str], task: Task, trusted: tuple[str, ...], folders: Sequence[Path]
-) -> int:
-    def job(config: DictConfig) -> None:
-        checked, folder = _task_arguments(config, trusted)
-        (folder / ERROR_FILE).unlink(missing_ok=True)
-        try:
-            task(checked, folder)
-        except Exception as error:  # the other jobs go on; the parent reads the file when all are done
-            cause = " ".join(str(error).split()) if isinstance(error, UsageError | RunFault) else repr(error)
-            (folder / ERROR_FILE).write_text(f"{cause}\n\n{traceback.format_exc()}", encoding="utf-8")
-
-    try:
-        _start_hydra(config_name, arguments, job)
-    finally:
-        failed = [folder for folder in folders if (folder / ERROR_FILE).is_file()]
-        for folder in failed:
-            _say(f"{folder}: {(folder / ERROR_FILE).read_text(encoding='utf-8').partition(chr(10))[0]}")
-    return 1 if failed else 0
-
-
-def _task_arguments(config: DictConfig, trusted: tuple[str, ...]) -> tuple[DictConfig, Path]:
-    """Returns the checked configuration and the folder of the job that Hydra is running."""
-    own = HydraConfig.get()
-    composed = OmegaConf.create({**config, "hydra": OmegaConf.to_container(OmegaConf.structured(own), resolve=False)})
-    return check(composed, trusted=trusted), Path(own.runtime.output_dir)
+    return run_sweep(config_name, ["--multirun", *flags, *handed], task, trusted, root, [job.folder for job in jobs])
 
 
 def _jobs(compositions: Iterable[DictConfig], trusted: tuple[str, ...], *, sweep: bool) -> tuple[Path, list[_Job]]:
@@ -217,18 +170,5 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _start_hydra(config_name: str, arguments: Sequence[str], job: Callable[[DictConfig], None]) -> None:
-    """Hands the command line, as Hydra shall see it, to Hydra."""
-    sys.argv = [sys.argv[0], *arguments]
-    try:
-        hydra.main(config_path=str(config_dir()), config_name=config_name, version_base=VERSION_BASE)(job)()
-    except OSError as error:
-        raise UsageError(f"hydra.run.dir: {error}, expected a folder that can be written") from error
-
-
 def _nothing(config: DictConfig) -> None:
     """Returns at once: Hydra only shows something."""
-
-
-def _say(message: str) -> None:
-    print(f"pgkit: {' '.join(message.split())}", file=sys.stderr)

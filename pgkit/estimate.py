@@ -15,6 +15,7 @@ from pgkit.baselines.optimal import Optimal, OptimalParameter
 from pgkit.errors import UsageError, did_you_mean
 from pgkit.estimators.bonnet_price import BonnetPrice
 from pgkit.estimators.discrete import ARM, REBAR, DisARM, Enumeration, GumbelSoftmax, StraightThrough
+from pgkit.estimators.importance import Importance, MultipleImportance
 from pgkit.estimators.pathwise import Pathwise
 from pgkit.estimators.relax import RELAX
 from pgkit.estimators.score import Score
@@ -27,6 +28,8 @@ ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "disarm": DisARM,
     "enumeration": Enumeration,
     "gumbel_softmax": GumbelSoftmax,
+    "importance": Importance,
+    "multiple_importance": MultipleImportance,
     "pathwise": Pathwise,
     "rebar": REBAR,
     "relax": RELAX,

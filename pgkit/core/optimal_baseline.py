@@ -71,7 +71,7 @@ def folds_of(num_samples: int, folds: int) -> Tensor:
 
 
 def others(values: Tensor, fold: Tensor) -> Tensor:
-    """Returns, for every fold, the sum of `values` over the samples of all other folds, `[K, …]`.
+    """Returns the sum of `values` over all folds but one, for every fold, `[K, …]`.
 
     Sums from both ends rather than a total less its own: one huge sample would leave nothing but its rounding error.
     Shapes: values `[N, …]`, fold `[N]`.

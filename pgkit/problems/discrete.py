@@ -59,28 +59,28 @@ class SoftmaxBandit(_Finite):
 
 @final
 class BernoulliToy(_Finite):
-    """The cost Σ_d (b_d − target)² of Bernoulli variables: the toy of the literature on discrete gradients.
+    """The cost Σ_d (b_d − centre)² of Bernoulli variables: the toy of the literature on discrete gradients.
 
     Source: Tucker et al. 2017, arXiv:1703.07370.
     """
 
     differentiable = True
 
-    def __init__(self, *, dimension: Count = 1, target: float = 0.49) -> None:
-        self.dimension, self.target = dimension, target
+    def __init__(self, *, dimension: Count, centre: float = 0.49) -> None:
+        self.dimension, self.centre = dimension, centre
 
     def parameters(self) -> dict[str, Tensor]:
         """Returns the logits `[D]`."""
         return {"logits": torch.linspace(0.4, -0.4, self.dimension, dtype=torch.float64)}
 
     def expectation(self) -> Expectation:
-        """Returns E[Σ_d (b_d − target)²]."""
-        return Expectation(cost=lambda b: ((b - self.target) ** 2).sum(-1), law=self._law)
+        """Returns E[Σ_d (b_d − centre)²]."""
+        return Expectation(cost=lambda b: ((b - self.centre) ** 2).sum(-1), law=self._law)
 
     def exact_gradient(self, parameters: Parameters) -> Tensor:
         """Returns (f(1) − f(0)) p (1 − p) of every variable."""
         p = parameters["logits"].detach().sigmoid()
-        return ((1 - self.target) ** 2 - self.target**2) * p * (1 - p)
+        return ((1 - self.centre) ** 2 - self.centre**2) * p * (1 - p)
 
     def exact_variance(self, estimator: str, parameters: Parameters) -> Tensor | None:
         """Returns the variance of `score` or `enumeration`, None where there are too many variables to enumerate."""
@@ -89,7 +89,7 @@ class BernoulliToy(_Finite):
     def objective(self, parameters: Parameters) -> float:
         """Returns the expectation by its closed form."""
         p = parameters["logits"].sigmoid()
-        return float((p * (1 - self.target) ** 2 + (1 - p) * self.target**2).sum())
+        return float((p * (1 - self.centre) ** 2 + (1 - p) * self.centre**2).sum())
 
     def facts(self) -> Facts:
         """Returns the facts with the number of joint values."""
@@ -134,24 +134,24 @@ class CategoricalCost(_Finite):
 
 @final
 class PoissonCost(IntegratedProblem):
-    """The cost (x − target)² of a Poisson count."""
+    """The cost (x − centre)² of a Poisson count."""
 
-    def __init__(self, *, rate: Positive = 2.0, target: float = 3.0) -> None:
-        self.rate, self.target = rate, target
+    def __init__(self, *, rate: Positive = 2.0, centre: float = 3.0) -> None:
+        self.rate, self.centre = rate, centre
 
     def parameters(self) -> dict[str, Tensor]:
         """Returns the rate."""
         return {"rate": torch.tensor(float(self.rate), dtype=torch.float64)}
 
     def expectation(self) -> Expectation:
-        """Returns E[(x − target)²]."""
+        """Returns E[(x − centre)²]."""
         return Expectation(
-            cost=lambda x: (x - self.target) ** 2, law=lambda theta: Poisson(theta["rate"], validate_args=False)
+            cost=lambda x: (x - self.centre) ** 2, law=lambda theta: Poisson(theta["rate"], validate_args=False)
         )
 
     def exact_gradient(self, parameters: Parameters) -> Tensor:
-        """Returns 1 + 2 (rate − target)."""
-        return (1 + 2 * (parameters["rate"].detach() - self.target)).reshape(1)
+        """Returns 1 + 2 (rate − centre)."""
+        return (1 + 2 * (parameters["rate"].detach() - self.centre)).reshape(1)
 
     def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Returns all the counts that matter and their probabilities."""

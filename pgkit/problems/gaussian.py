@@ -35,12 +35,12 @@ class GaussianSum(KnownProblem):
     def __init__(
         self,
         *,
-        cost: Cost = "quadratic",
-        dimension: Count = 1,
+        cost: Cost,
+        dimension: Count,
+        scale: Positive,
+        learn_scale: bool,
         frequency: Positive = 1.0,
         mean: float = 1.0,
-        scale: Positive = 1.0,
-        learn_scale: bool = True,
     ) -> None:
         self.cost, self.frequency, self.learn_scale = cost, frequency, learn_scale
         self._mean = torch.full((dimension,), float(mean), dtype=torch.float64)
@@ -126,9 +126,7 @@ class GaussianProjection(IntegratedProblem):
 
     differentiable = True
 
-    def __init__(
-        self, *, cost: Cost = "quadratic", dimension: Count = 2, frequency: Positive = 1.0, mean: float = 0.5
-    ) -> None:
+    def __init__(self, *, cost: Cost, dimension: Count, frequency: Positive = 1.0, mean: float = 0.5) -> None:
         self.cost, self.frequency, self.dimension = cost, frequency, dimension
         self._mean = torch.full((dimension,), float(mean), dtype=torch.float64)
         index = torch.arange(dimension * dimension, dtype=torch.float64).reshape(dimension, dimension)

@@ -144,7 +144,7 @@ class SmallProcess(IntegratedProblem):
 
     maximise = True
 
-    def __init__(self, *, process: Literal["bandit", "chain", "gamble"] = "chain", gamma: Fraction = 0.9) -> None:
+    def __init__(self, *, process: Literal["bandit", "chain", "gamble"], gamma: Fraction = 0.9) -> None:
         self.process, self.gamma = {"bandit": BANDIT, "chain": CHAIN, "gamble": GAMBLE}[process], gamma
 
     def parameters(self) -> dict[str, Tensor]:

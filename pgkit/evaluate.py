@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,14 @@ def rehearse(config: DictConfig, trusted: tuple[str, ...]) -> None:
 
 
 def run(config: DictConfig, folder: Path) -> None:
-    """Plays the policy deterministically and stochastically, prints both, and writes `evaluation.json`.
+    """Plays the policy deterministically and stochastically, writes `evaluation.json` and prints both.
 
     Raises: RunFault where an episode does not end.
     """
     from pgkit.playback import play_both
     from pgkit.run.closing import evaluation_line, shorten
     from pgkit.run.folder import write_json
+    from pgkit.run.output import Output
     from pgkit.run.seeds import Streams
 
     policy, lanes = _load(config)
@@ -39,10 +41,11 @@ def run(config: DictConfig, folder: Path) -> None:
         results = play_both(policy, lanes, episodes=config.episodes, streams=Streams.from_seed(config.seed))
     finally:
         lanes.close()
-    for name, result in results.items():
-        print(evaluation_line(name, result))
     write_json(folder / "evaluation.json", {"run": config.run, "seed": config.seed, **results})
-    print(f"written to {shorten(folder / 'evaluation.json')}")
+    lines = [evaluation_line(name, result) for name, result in results.items()]
+    out = Output(sys.stdout)
+    out.write("\n".join([*lines, f"written to {shorten(folder / 'evaluation.json')}\n"]))
+    out.flush()
 
 
 def _load(config: DictConfig) -> tuple[object, Lanes]:

@@ -14,6 +14,7 @@ from pgkit.baselines.constant import Constant, MovingAverage, Zero
 from pgkit.baselines.optimal import Optimal, OptimalParameter
 from pgkit.errors import UsageError, did_you_mean
 from pgkit.estimators.bonnet_price import BonnetPrice
+from pgkit.estimators.control_variates import ControlVariates
 from pgkit.estimators.discrete import ARM, REBAR, DisARM, Enumeration, GumbelSoftmax, StraightThrough
 from pgkit.estimators.importance import Importance, MultipleImportance
 from pgkit.estimators.pathwise import Pathwise
@@ -25,6 +26,7 @@ from pgkit.types import Expectation, GradientEstimate, Parameters
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "arm": ARM,
     "bonnet_price": BonnetPrice,
+    "control_variates": ControlVariates,
     "disarm": DisARM,
     "enumeration": Enumeration,
     "gumbel_softmax": GumbelSoftmax,

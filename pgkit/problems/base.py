@@ -43,3 +43,6 @@ class Problem(ABC):
     def distance(self, parameters: Parameters) -> float | None:
         """Returns how far the parameters are from the exact answer, in the units that the class says; None if unknown."""
         return None
+
+    def close(self) -> None:
+        """Ends whatever the problem started."""

@@ -118,15 +118,14 @@ def _jobs(compositions: Iterable[DictConfig], trusted: tuple[str, ...], *, sweep
 def _places(composed: Sequence[DictConfig], *, sweep: bool) -> tuple[Path, list[Path]]:
     """Returns the folder that the runs share, and the folder of each."""
     for number, config in enumerate(composed):
-        # One clock for all: the time in a folder's name is that of the command.
-        OmegaConf.copy_cache(from_config=composed[0], to_config=config)
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
     if not sweep:
         folder = Path(_resolved(composed[0], "hydra.run.dir"))
         return folder, [folder]
     shared = list(dict.fromkeys(_resolved(config, "hydra.sweep.dir") for config in composed))
-    # Jobs that disagree, as where they sweep over the environment, meet in the deepest folder above them all.
+    # Jobs that disagree, as where they sweep over the environment or the clock has moved on, meet in the deepest folder
+    # above them all.
     root = Path(shared[0]) if len(shared) == 1 else Path(os.path.commonpath(shared)) / Path(shared[0]).name
     return root, [root / _resolved(config, "hydra.sweep.subdir") for config in composed]
 

@@ -134,6 +134,23 @@ def test_a_finished_run_is_not_overwritten(empty: Path) -> None:
     assert ended.returncode == 2 and "holds a finished run" in ended.stderr and len(list(folder.iterdir())) == 1
 
 
+def test_a_file_is_no_place_for_a_run(empty: Path) -> None:
+    (empty / "tool").write_text("")
+    (empty / "tool").chmod(0o755)
+    ended = toy("hydra.run.dir=tool/here", cwd=empty)
+    assert ended.returncode == 2 and ended.stderr.startswith("pgkit: hydra.run.dir: tool/here, expected a folder")
+
+
+def test_a_folder_that_only_the_attempt_shows_closed_is_refused(empty: Path) -> None:
+    assert refusal(toy("hydra.run.dir=/proc/nowhere/here", cwd=empty), cwd=empty).startswith("hydra.run.dir: ")
+
+
+def test_the_clock_does_not_scatter_a_sweep(empty: Path) -> None:
+    assert toy("--multirun", "seed=1,2", "hydra.sweep.dir=all/${now:%f}", cwd=empty).returncode == 0
+    (shared,) = (empty / "all").iterdir()
+    assert {path.name for path in shared.iterdir() if path.is_dir()} == {"seed=1", "seed=2"}
+
+
 def test_a_failed_job_stops_no_other(empty: Path) -> None:
     ended = toy("--multirun", "seed=range(2,6)", "optimizer.lr=0.01,0.02", "hydra.sweep.dir=all", cwd=empty)
     folders = {path.name for path in (empty / "all").iterdir() if path.is_dir()}

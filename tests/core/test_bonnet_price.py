@@ -60,6 +60,7 @@ def test_probes_average_to_the_hessian(joint: bool) -> None:
     torch.testing.assert_close(found, expected)
     single = bonnet_price.derivatives(curved, samples, probes[:1], joint=joint)[1]
     assert not torch.allclose(single, expected)
+    assert not joint or torch.equal(single, single.mT)
 
 
 def test_one_probe_is_exact_on_the_diagonal_of_a_separable_cost() -> None:

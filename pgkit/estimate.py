@@ -17,7 +17,9 @@ from pgkit.estimators.bonnet_price import BonnetPrice
 from pgkit.estimators.control_variates import ControlVariates
 from pgkit.estimators.discrete import ARM, REBAR, DisARM, Enumeration, GumbelSoftmax, StraightThrough
 from pgkit.estimators.importance import Importance, MultipleImportance
+from pgkit.estimators.measure_valued import MeasureValued
 from pgkit.estimators.pathwise import Pathwise
+from pgkit.estimators.rao_blackwell import MarginalisedScore, SumAndSample, TermwiseScore
 from pgkit.estimators.relax import RELAX
 from pgkit.estimators.score import Score
 from pgkit.protocols import Baseline, GradientEstimator
@@ -32,11 +34,15 @@ ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "gumbel_softmax": GumbelSoftmax,
     "importance": Importance,
     "multiple_importance": MultipleImportance,
+    "marginalised_score": MarginalisedScore,
+    "measure_valued": MeasureValued,
     "pathwise": Pathwise,
     "rebar": REBAR,
     "relax": RELAX,
     "score": Score,
     "straight_through": StraightThrough,
+    "sum_and_sample": SumAndSample,
+    "termwise_score": TermwiseScore,
 }
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "zero": Zero,

@@ -49,12 +49,21 @@ def support(law: Distribution, largest: int) -> Tensor:
 
     Raises: UsageError, with the size, where there are more than `largest` of them or infinitely many.
     """
+    values = product_support(law, base_of(law).batch_shape.numel(), largest)
+    return values.reshape(len(values), *law.event_shape)
+
+
+def product_support(law: Distribution, factors: int, largest: int) -> Tensor:
+    """Returns every value of some of the equal supports that a product is made of, `[S, factors, *event]` of a factor.
+
+    Raises: UsageError, with the size, where there are more than `largest` of them or infinitely many.
+    """
     base = base_of(law)
     if not base.has_enumerate_support:
         raise UsageError(f"estimator: a sum over the support of {type(base).__name__}, expected a finite one; or score")
     if isinstance(base, Binomial) and base.total_count.unique().numel() > 1:
         raise UsageError("estimator: a sum over Binomial factors of different total_count, expected one; or score")
-    factors = base.batch_shape.numel()
+    # The support of a binomial law is counted first: making it may already be too much.
     each = int(base.total_count.max()) + 1 if isinstance(base, Binomial) else 0
     values = None if each > largest else base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
     each = each if values is None else len(values)
@@ -63,7 +72,7 @@ def support(law: Distribution, largest: int) -> Tensor:
         count = size if size < 10**12 else f"{each}^{factors}"
         raise UsageError(f"estimator: a sum over {count} values of the law, expected at most {largest}; or score")
     index = torch.cartesian_prod(*[torch.arange(each)] * factors).reshape(size, factors)
-    return values[index].reshape(size, *law.event_shape)
+    return values[index]
 
 
 def enumerated(expectation: Expectation, parameters: Parameters, values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pgkit.core import score
 from pgkit.core.moments import leave_one_out_variance
+from pgkit.core.regularity import moving_bounds
 from pgkit.errors import UsageError
 from pgkit.protocols import Baseline, ScoreBaseline
 from pgkit.types import Expectation, Factors, GradientEstimate, Parameters
@@ -41,6 +42,16 @@ class ExpectationEstimator(ABC):
         self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
     ) -> GradientEstimate:
         """Returns the estimate from N samples; torch's global generator is left as it was."""
+
+
+def refuse_moving_support(name: str, expectation: Expectation, parameters: Parameters) -> None:
+    """Raises UsageError where the support of the law moves with the parameters, so that no score knows all of ∇p."""
+    if moving := moving_bounds(expectation, parameters):
+        law = type(expectation.law(parameters)).__name__
+        raise UsageError(
+            f"estimator: {name} for {law}, whose support moves with {', '.join(moving)}, where it is silently wrong; "
+            "expected pathwise, or a support that is fixed"
+        )
 
 
 def coefficients(baseline: Baseline, costs: Tensor, log_weight: Tensor | None = None) -> Tensor:

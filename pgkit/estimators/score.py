@@ -6,13 +6,11 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
-from torch.distributions.constraints import dependent_property
 
 from pgkit.core import expectation as core
 from pgkit.core.score import standardise as standardised
 from pgkit.errors import UsageError
-from pgkit.estimators.base import ExpectationEstimator, coefficients, score_terms, standard_error
+from pgkit.estimators.base import ExpectationEstimator, coefficients, refuse_moving_support, score_terms, standard_error
 from pgkit.options import Positive
 from pgkit.protocols import Baseline, ScoreBaseline
 from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
@@ -44,11 +42,7 @@ class Score(ExpectationEstimator):
 
     def accepts(self, expectation: Expectation, parameters: Parameters) -> None:
         """Raises UsageError where the support of the law moves with the parameters."""
-        if moving_support(expectation.law(parameters)):
-            raise UsageError(
-                "estimator: score for a law whose support moves with the parameters, where it is silently wrong; "
-                "expected pathwise"
-            )
+        refuse_moving_support("score", expectation, parameters)
 
     def estimate(
         self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
@@ -81,17 +75,3 @@ class Score(ExpectationEstimator):
             metrics["coefficients/clipped_fraction"] = float((coefficients.abs() > self.clip).double().mean())
             coefficients = coefficients.clamp(-self.clip, self.clip)
         return coefficients, metrics
-
-
-def moving_support(law: Distribution) -> bool:
-    """Returns whether the support of a law depends on its arguments, as that of a uniform with learned bounds."""
-    try:
-        base = law.base_dist if hasattr(law, "base_dist") and hasattr(law, "reinterpreted_batch_ndims") else law
-        declared = type(base).__dict__.get("support")
-        return isinstance(declared, dependent_property) and type(base).__name__ in _MOVING
-    except NotImplementedError:
-        return False
-
-
-_MOVING = ("Uniform", "Pareto", "GeneralizedPareto")
-"""Torch's laws whose support is a function of what is learned; others depend on counts or shapes alone."""

@@ -187,6 +187,8 @@ def _file(own: Mapping[str, Any], group: str, name: str) -> list[Path]:
 def _files(own: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns what the file of each node says, where the node is a group or, as `logger.csv`, one of several in it."""
     said = {group: _as_dict(OmegaConf.load(files[0])) for group, files in _choices(own).items() if len(files) == 1}
+    # A file that also sets other groups keeps its own node under the group's name.
+    said = {group: content.get(group, content) for group, content in said.items()}
     for group, nodes in tree.items():
         for name in nodes if isinstance(nodes, dict) else ():
             for file in _file(own, group, name):

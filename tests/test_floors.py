@@ -15,9 +15,10 @@ STOREYS = (
     "types protocols options errors schema config",
     "core",
     "estimators baselines critics weights returns updates policies diagnostics loggers",
-    "rl vi blackbox problems",
-    "run",
-    "train fit evaluate evaluate_offline verify check_env report dashboard conduct playback assemble app jobs __init__",
+    "rl vi blackbox",
+    "run problems",
+    "train fit evaluate evaluate_offline verify check_env report dashboard "
+    "conduct fitting estimate playback assemble app jobs __init__",
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms.split()}
 SHARED = (0, 5)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 DASHBOARD = "http://127.0.0.1:6006/#custom_scalars"
+INCOMPLETE = "  metrics     incomplete: the disk failed while they were written"
 
 
 def header_line(*, env: str, agent: str, vectorization: str, num_lanes: int, num_parameters: int, folder: Path) -> str:
@@ -32,8 +33,41 @@ def closing_block(summary: Mapping[str, Any], folder: Path) -> str:
         f"              then open {DASHBOARD}",
     ]
     if summary["metrics_incomplete"]:
-        lines.insert(-3, "  metrics     incomplete: the disk failed while they were written")
+        lines.insert(-3, INCOMPLETE)
     return "\n".join(lines)
+
+
+def fit_header_line(*, choices: Mapping[str, str], num_parameters: int, folder: Path) -> str:
+    """Returns what is about to be fitted, in one line."""
+    return f"{' · '.join(choices.values())} · {num_parameters:,} parameters · {shorten(folder)}"
+
+
+def fit_closing_block(summary: Mapping[str, Any], folder: Path) -> str:
+    """Returns the result of a fit, read from its summary, and the one command that opens the dashboard."""
+    lines = [
+        f"{summary['status']}: {summary['samples']:,} samples, {summary['updates']:,} updates"
+        f" in {summary['wall_seconds']:.1f} s ({summary['fit_cpu_seconds']:.1f} s of processor time)",
+        f"  objective   {_number(summary['objective'])}",
+        f"  distance    {_number(summary['distance'])} from the exact answer",
+        f"  target      {_target(summary)}",
+        f"  results     {shorten(folder)}",
+        f"  dashboard   {dashboard_command(folder)}",
+        f"              then open {DASHBOARD}",
+    ]
+    if summary["metrics_incomplete"]:
+        lines.insert(-3, INCOMPLETE)
+    return "\n".join(line for line in lines if "–" not in line)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _target(summary: Mapping[str, Any]) -> str:
+    if summary["target"] is None:
+        return "–"
+    reached = summary["samples_to_target"]
+    return f"{summary['target']:g} " + ("not reached" if reached is None else f"reached after {reached:,} samples")
 
 
 def dashboard_command(folder: Path) -> str:

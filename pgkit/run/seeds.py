@@ -24,6 +24,7 @@ class Streams:
     minibatches: np.random.Generator
     evaluation: np.random.Generator
     diagnostics: np.random.Generator
+    samples: np.random.Generator
 
     @classmethod
     def from_seed(cls, seed: int) -> Streams:

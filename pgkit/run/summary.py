@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import pgkit
+from pgkit.run.fit_journal import FitJournal
 from pgkit.run.record import Clock, EpisodeRecord
 
 
@@ -51,6 +52,46 @@ def build_summary(
         "solved_at_cpu_seconds": record.solved_at_cpu_seconds,
         "eval": evaluation,
         "gradient": gradient,
+        "metrics_incomplete": metrics_incomplete,
+        "versions": versions(),
+    }
+    plain: dict[str, Any] = _plain(summary)
+    return plain
+
+
+def build_fit_summary(
+    *,
+    status: str,
+    choices: Mapping[str, str],
+    seed: int,
+    num_samples: int,
+    journal: FitJournal,
+    clock: Clock,
+    unbiased: bool,
+    metrics_incomplete: bool,
+) -> dict[str, Any]:
+    """Returns the summary of a fit as plain JSON values; a number that is not finite becomes null.
+
+    `choices` name the problem, the estimator, the baseline and the optimizer. The distance is that from the exact
+    answer, in the problem's own units.
+    """
+    seconds = clock.seconds
+    summary = {
+        "status": status,
+        **choices,
+        "seed": seed,
+        "num_samples": num_samples,
+        "samples": journal.samples,
+        "updates": journal.updates,
+        "wall_seconds": seconds,
+        "fit_cpu_seconds": clock.cpu_seconds,
+        "samples_per_second": journal.samples / seconds if seconds > 0 else None,
+        "objective": journal.objective,
+        "distance": journal.distance,
+        "target": journal.target,
+        "samples_to_target": journal.samples_to_target,
+        "unbiased": unbiased,
+        "gradient": journal.gradient,
         "metrics_incomplete": metrics_incomplete,
         "versions": versions(),
     }

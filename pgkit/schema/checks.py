@@ -21,7 +21,7 @@ ALLOWED_IN_WORDS = "a class of pgkit, torch.optim, torch.nn or a trusted package
 RESERVED = ("_partial_", "_args_", "_recursive_", "_convert_")
 """Keys that steer Hydra's own instantiation, which pgkit does not use."""
 
-_PRESETS = ("agent", "experiment", "problem", "sweep")
+_PRESETS = ("agent", "experiment", "sweep")
 _COLLECTIONS = ("diagnostics", "logger")
 _HYDRA_TARGETS = ("hydra.experimental.callbacks.", "hydra._internal.core_plugins.", "hydra_plugins.")
 _LOGGING_TARGETS = ("logging.", "colorlog.")

@@ -39,6 +39,14 @@ def _too_few_columns(config: Tree) -> str | None:
     return f"{key}: {columns}, expected at least {least} for baseline={_option(config, 'baseline')}"
 
 
+def _too_few_samples(config: Tree) -> str | None:
+    least = attribute(_target(config, "baseline"), "least_columns", 1)
+    samples = config.get("num_samples")
+    if samples is None or samples >= least:
+        return None
+    return f"num_samples: {samples}, expected at least {least} for baseline={_option(config, 'baseline')}"
+
+
 def _uneven_quota(config: Tree) -> str | None:
     episodes, lanes = config.get("collect", {}).get("episodes"), config.get("env", {}).get("num_envs")
     if episodes is None or lanes is None or episodes % lanes == 0:
@@ -91,6 +99,7 @@ def _nesterov_without_momentum(config: Tree) -> str | None:
 
 CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _too_few_columns,
+    _too_few_samples,
     _uneven_quota,
     _uneven_evaluation,
     _values_without_critic,

@@ -21,6 +21,11 @@ ROOT: Mapping[str, Any] = {
     "run": str,
     "episodes": options.Count,
     "num_envs": options.Count,
+    "num_samples": options.Count,
+    "total_samples": options.Count,
+    "max_grad_norm": options.Positive | None,
+    "schedule": Literal["linear", "constant"],
+    "objective_every": options.Count,
 }
 """Types of the root keys of every entry point; a root key that is not here has the type of its default."""
 

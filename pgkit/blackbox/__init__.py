@@ -1,0 +1,1 @@
+"""Black-box optimisation: Gaussian search by the score function."""

@@ -1,0 +1,1 @@
+"""Variational inference: evidence bounds as expectations, and the gradients that only they have."""

@@ -1,0 +1,117 @@
+"""Natural gradients (F + λI)⁻¹ g: by a matrix, by its products with vectors, by its diagonal, or among samples.
+
+Source: Amari 1998 (Neural Computation 10:251); Kakade 2001 (NeurIPS); Martens 2020, arXiv:1412.1193.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pgkit.core.bonnet_price import derivatives
+from pgkit.errors import UsageError
+from pgkit.types import expect
+
+
+def solve_dense(fisher: Tensor, gradient: Tensor, *, damping: float = 0.0) -> Tensor:
+    """Returns (F + λI)⁻¹ g `[P]`.
+
+    Shapes: fisher `[P, P]`, gradient `[P]`.
+    Raises: UsageError where the damped matrix is singular.
+    """
+    expect("P", fisher=fisher, gradient=gradient)
+    damped = fisher + damping * torch.eye(len(fisher), dtype=fisher.dtype)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    pivots = factor.diagonal()
+    if failed or pivots.min().square() <= len(fisher) * torch.finfo(fisher.dtype).eps * pivots.max().square():
+        raise UsageError(f"damping: {damping:g} with a singular Fisher matrix, expected a larger one")
+    return torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+
+
+def solve_diagonal(scores: Tensor, gradient: Tensor, *, damping: float = 0.0) -> Tensor:
+    """Returns g_k / (E[s_k²] + λ) `[P]`, 0 where a score never moves and nothing is added.
+
+    Bias: the solve leaves out whatever ties parameters together.
+    Shapes: scores `[N, P]`, gradient `[P]`.
+    """
+    expect("P", scores=scores.T, gradient=gradient)
+    diagonal = scores.square().mean(dim=0) + damping
+    return torch.where(diagonal > 0, gradient / torch.where(diagonal > 0, diagonal, 1.0), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConjugateGradient:
+    """What conjugate gradients found: `residual` is |(F + λI) x − g| / |g|."""
+
+    solution: Tensor
+    residual: float
+    iterations: int
+
+
+def solve_conjugate_gradient(
+    product: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    *,
+    damping: float = 0.0,
+    iterations: int = 10,
+    tolerance: float = 1e-10,
+) -> ConjugateGradient:
+    """Returns (F + λI)⁻¹ g `[P]` by conjugate gradients from products v → F v alone.
+
+    Shapes: gradient `[P]`.
+    Source: Hestenes and Stiefel 1952; Schulman et al. 2015, arXiv:1502.05477, for its use here.
+    """
+    solution, rest = torch.zeros_like(gradient), gradient.clone()
+    direction, size = rest.clone(), rest @ rest
+    start, done = float(size), 0
+    while done < iterations and float(size) > tolerance**2 * start:
+        image = product(direction) + damping * direction
+        curvature = direction @ image
+        if not curvature > 0:
+            break  # a direction that no sample distinguishes; going on would divide by 0
+        step = size / curvature
+        solution, rest = solution + step * direction, rest - step * image
+        size, before = rest @ rest, size
+        direction, done = rest + size / before * direction, done + 1
+    residual = (float(size) / start) ** 0.5 if start > 0 else 0.0
+    return ConjugateGradient(solution=solution, residual=residual, iterations=done)
+
+
+def solve_among_samples(scores: Tensor, coefficients: Tensor, *, damping: float) -> Tensor:
+    """Returns (SᵀS/N + λI)⁻¹ Sᵀc as Sᵀ(SSᵀ/N + λI)⁻¹ c, `[P]`: an N×N solve for the empirical Fisher matrix.
+
+    Shapes: scores S `[N, P]`, coefficients c `[N]`.
+    Raises: UsageError without damping, where it exists for no N below P.
+    Source: Woodbury 1950; Ren and Goldfarb 2019, arXiv:1906.02353, for Fisher matrices.
+    """
+    expect("N", scores=scores, coefficients=coefficients)
+    if not damping > 0:
+        raise UsageError(f"damping: {damping:g} among samples, expected above 0")
+    gram = scores @ scores.T / len(scores) + damping * torch.eye(len(scores), dtype=scores.dtype)
+    return scores.T @ torch.cholesky_solve(coefficients[:, None], torch.linalg.cholesky(gram))[:, 0]
+
+
+def gaussian_step(
+    log_density: Callable[[Tensor], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, *, rate: float
+) -> tuple[Tensor, Tensor]:
+    """Returns (μ, Σ) after a natural-gradient step of the evidence lower bound of N(μ, Σ) against a log density.
+
+    Σ⁻¹ ← (1 − ρ) Σ⁻¹ − ρ E[∇² log p] and μ ← μ + ρ Σ_new E[∇ log p], the expectations by Bonnet and Price over
+    x = μ + C ε. At ρ = 1 it is a Newton step of the averaged log density, and on a Gaussian posterior lands there.
+
+    Shapes: mean `[D]`, covariance `[D, D]`, noise ε `[N, D]`; log_density maps `[N, D]` to `[N]`, unnormalised.
+    Raises: UsageError where the new precision is not positive definite: the density is not concave there.
+    Source: Khan and Nielsen 2018, arXiv:1807.04489; Opper and Archambeau 2009 (Neural Computation 21:786).
+    """
+    expect("N D .", noise=noise)
+    samples = mean + noise @ torch.linalg.cholesky(covariance).T
+    slopes, curvatures = derivatives(log_density, samples, None, joint=True)
+    precision = (1 - rate) * torch.linalg.inv(covariance) - rate * curvatures.mean(dim=0)
+    factor, failed = torch.linalg.cholesky_ex((precision + precision.T) / 2)
+    if failed:
+        raise UsageError(f"rate: {rate:g} where the log density is not concave, expected a smaller one")
+    updated = torch.cholesky_inverse(factor)
+    return mean + rate * updated @ slopes.mean(dim=0), updated

@@ -119,11 +119,21 @@ def direct_term(expectation: Expectation, parameters: Parameters, samples: Tenso
     """
     num_parameters = sum(value.numel() for value in parameters.values())
     cost = expectation.direct_cost
-    if cost is None:
-        return samples.new_zeros((len(samples), num_parameters), dtype=next(iter(parameters.values())).dtype)
+    if cost is None:  # a view of a single zero
+        return next(iter(parameters.values())).new_zeros(()).expand(len(samples), num_parameters)
     one = grad(lambda theta, x: cost(x[None], theta).sum())
     gradients = vmap(one, in_dims=(None, 0))(dict(parameters), samples)
     return torch.cat([gradients[name].reshape(len(samples), -1) for name in parameters], dim=1)
+
+
+def add_direct(per_sample: Tensor, expectation: Expectation, parameters: Parameters, samples: Tensor) -> Tensor:
+    """Returns per-sample gradients with those of the cost at fixed samples added, if it has any, `[N, P]`.
+
+    Shapes: per_sample `[N, P]`, samples `[N, *event]`, or a multiple of N: then their average over each column.
+    """
+    if expectation.direct_cost is None:
+        return per_sample
+    return per_sample + direct_term(expectation, parameters, samples).view(-1, *per_sample.shape).mean(0)
 
 
 def summarise(
@@ -140,10 +150,12 @@ def summarise(
     An estimator that knows its error better than the sample formula does, coupled or stratified, hands it over.
     Shapes: per_sample `[N, P]`, standard_error `[P]`.
     """
-    if standard_error is None and independent and len(per_sample) > 1:
-        standard_error = per_sample.std(dim=0) / len(per_sample) ** 0.5
+    number, mean = len(per_sample), per_sample.mean(dim=0)
+    if standard_error is None and independent and number > 1:
+        # Several times as fast as `std` down the columns of a tall matrix.
+        standard_error = ((per_sample - mean).square().sum(dim=0) / (number - 1) / number).sqrt()
     return GradientEstimate(
-        mean=per_sample.mean(dim=0),
+        mean=mean,
         standard_error=standard_error,
         per_sample=per_sample,
         unbiased=unbiased,

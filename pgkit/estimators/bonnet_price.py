@@ -53,9 +53,8 @@ class BonnetPrice(ExpectationEstimator):
         samples = core.draw(self._gaussian(expectation, parameters), num_samples, generator)
         gradients = self._gradients(expectation, parameters, samples, generator)
         per_sample = core.to_parameters(gradients, expectation, parameters)
-        return core.summarise(
-            per_sample + core.direct_term(expectation, parameters, samples), parameters, unbiased=True
-        )
+        per_sample = core.add_direct(per_sample, expectation, parameters, samples)
+        return core.summarise(per_sample, parameters, unbiased=True)
 
     def _gaussian(self, expectation: Expectation, parameters: Parameters) -> Distribution:
         """Returns the law, detached; raises UsageError where it is not Gaussian."""

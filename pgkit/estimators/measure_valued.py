@@ -38,9 +38,8 @@ class MeasureValued(ExpectationEstimator):
             derivatives = measure_valued.weak_derivatives(law, self._learned(expectation, parameters), num_samples)
         gradients = measure_valued.gradients(expectation.cost, samples, derivatives)
         per_sample = core.to_parameters(gradients, expectation, parameters)
-        return core.summarise(
-            per_sample + core.direct_term(expectation, parameters, samples), parameters, unbiased=True
-        )
+        per_sample = core.add_direct(per_sample, expectation, parameters, samples)
+        return core.summarise(per_sample, parameters, unbiased=True)
 
     def _law(self, expectation: Expectation, parameters: Parameters) -> Distribution:
         """Returns the law, detached; raises UsageError where it has no weak derivative that is known."""

@@ -56,7 +56,7 @@ class Pathwise(ExpectationEstimator):
             samples, gradients = self._by_samples(expectation, parameters, num_samples, generator)
         else:
             samples, gradients = self._by_arguments(expectation, parameters, num_samples, generator)
-        gradients = gradients + core.direct_term(expectation, parameters, samples).view(-1, *gradients.shape).mean(0)
+        gradients = core.add_direct(gradients, expectation, parameters, samples)
         return core.summarise(gradients, parameters, unbiased=True)
 
     def _accepted(self, expectation: Expectation, parameters: Parameters) -> Distribution:

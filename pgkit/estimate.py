@@ -15,6 +15,7 @@ from pgkit.baselines.optimal import Optimal, OptimalParameter
 from pgkit.errors import UsageError, did_you_mean
 from pgkit.estimators.bonnet_price import BonnetPrice
 from pgkit.estimators.control_variates import ControlVariates
+from pgkit.estimators.delta import ScoreDelta
 from pgkit.estimators.discrete import ARM, REBAR, DisARM, Enumeration, GumbelSoftmax, StraightThrough
 from pgkit.estimators.importance import Importance, MultipleImportance
 from pgkit.estimators.measure_valued import MeasureValued
@@ -33,13 +34,14 @@ ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "enumeration": Enumeration,
     "gumbel_softmax": GumbelSoftmax,
     "importance": Importance,
-    "multiple_importance": MultipleImportance,
     "marginalised_score": MarginalisedScore,
     "measure_valued": MeasureValued,
+    "multiple_importance": MultipleImportance,
     "pathwise": Pathwise,
     "rebar": REBAR,
     "relax": RELAX,
     "score": Score,
+    "score_delta": ScoreDelta,
     "straight_through": StraightThrough,
     "sum_and_sample": SumAndSample,
     "termwise_score": TermwiseScore,

@@ -62,7 +62,7 @@ def rebuild(law: Distribution, values: Mapping[str, Tensor]) -> Distribution:
 def repeated(law: Distribution, num_samples: int) -> tuple[Distribution, dict[str, Tensor]]:
     """Returns a batch of N equal laws and their arguments `[N, …]`, leaves that gradients can be taken of."""
     leaves = {
-        name: value.detach().expand(num_samples, *value.shape).clone().requires_grad_()
+        name: value.detach().expand(num_samples, *value.shape).requires_grad_()
         for name, value in arguments(law).items()
     }
     return rebuild(law, leaves), leaves
@@ -153,7 +153,7 @@ def summarise(
     number, mean = len(per_sample), per_sample.mean(dim=0)
     if standard_error is None and independent and number > 1:
         # Several times as fast as `std` down the columns of a tall matrix.
-        standard_error = ((per_sample - mean).square().sum(dim=0) / (number - 1) / number).sqrt()
+        standard_error = ((per_sample.detach() - mean).square_().sum(dim=0) / (number - 1) / number).sqrt()
     return GradientEstimate(
         mean=mean,
         standard_error=standard_error,

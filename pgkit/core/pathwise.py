@@ -153,7 +153,9 @@ def cost_gradient(
         if not costs.requires_grad:
             raise UsageError(NO_GRADIENT)
         (gradient,) = torch.autograd.grad(costs.sum(), leaf, create_graph=create_graph, allow_unused=True)
-    if gradient is None or (not gradient.any() and costs.detach().min() < costs.detach().max()):
+    # One row mostly tells; all are read where it does not.
+    flat = gradient is None or not (gradient[:1].any() or gradient.any())
+    if gradient is None or (flat and costs.detach().min() < costs.detach().max()):
         raise UsageError(NO_GRADIENT)
     return leaf, gradient
 

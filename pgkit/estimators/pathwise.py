@@ -80,7 +80,7 @@ class Pathwise(ExpectationEstimator):
         if self.antithetic:
             moving = torch.cat([moving, 2 * pathwise.centre(batch) - moving])
         samples, slopes = pathwise.cost_gradient(expectation.cost, moving)
-        slopes = slopes / (1 + self.antithetic)
+        slopes = slopes / 2 if self.antithetic else slopes
         gradients = torch.autograd.grad(
             moving, list(leaves.values()), slopes, materialize_grads=True, allow_unused=True
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jacrev
+from torch.func import grad, vmap
 
 from pgkit.problems.base import Problem
 from pgkit.types import Parameters
@@ -75,7 +75,7 @@ class IntegratedProblem(KnownProblem, ABC):
         gradient, second = self.moments(parameters)
         return second - gradient**2
 
-    def objective(self, parameters: dict[str, Tensor]) -> float:
+    def objective(self, parameters: Parameters) -> float:
         """Returns E[f]."""
         points, weights = self.nodes(parameters)
         return float((weights * self.expectation().cost(points)).sum())
@@ -88,10 +88,10 @@ class IntegratedProblem(KnownProblem, ABC):
 
 
 def scores(problem: Problem, parameters: Parameters, samples: Tensor) -> Tensor:
-    """Returns ∇log p(x) `[N, P]`, by the Jacobian of all log-densities at once: shares nothing with the estimators."""
+    """Returns ∇log p(x) `[N, P]`, straight from the law: shares nothing with the estimators."""
     law = problem.expectation().law
-    jacobian = jacrev(lambda theta: law(theta).log_prob(samples))(dict(parameters))
-    return torch.cat([jacobian[name].reshape(len(samples), -1) for name in parameters], dim=1)
+    gradients = vmap(grad(lambda theta, x: law(theta).log_prob(x)), in_dims=(None, 0))(dict(parameters), samples)
+    return torch.cat([gradients[name].reshape(len(samples), -1) for name in parameters], dim=1)
 
 
 def flat_gradient(value: Tensor, leaves: Parameters) -> Tensor:

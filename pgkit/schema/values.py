@@ -26,6 +26,13 @@ ROOT: Mapping[str, Any] = {
     "max_grad_norm": options.Positive | None,
     "schedule": Literal["linear", "constant"],
     "objective_every": options.Count,
+    "problems": str | list[str],
+    "estimators": str | list[str],
+    "baselines": str | list[str],
+    "repeats": Annotated[int, options.Range(least=2)],
+    "alpha": Annotated[float, options.Range(above=0, below=1)],
+    "cards": str | None,
+    "workers": options.Count,
 }
 """Types of the root keys of every entry point; a root key that is not here has the type of its default."""
 

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pgkit.errors import UsageError
 from pgkit.problems.base import Problem
 from pgkit.protocols import GradientEstimator
 from pgkit.types import GradientEstimate, Parameters
@@ -24,6 +25,7 @@ GROWTH = (1, 8, 64)
 _ELEMENTS = 4_000_000
 """Numbers that one batch may hold: samples times the larger of parameters and dimensions."""
 _TIMED, _CALLS = 1000, 5
+_DOUBLINGS = 5
 _ROUNDING = 1e-9
 
 
@@ -86,11 +88,11 @@ def measure(
     estimator.accepts(expectation, parameters)
     event = expectation.law(parameters).event_shape.numel()
     per_batch = _ELEMENTS // max(event, sum(value.numel() for value in parameters.values()))
-    sizes = [num_samples * growth for growth in GROWTH]
 
     def estimate(size: int) -> GradientEstimate:
         return estimator.estimate(expectation, parameters, num_samples=size, generator=generator)
 
+    sizes = [_least(estimate, num_samples) * growth for growth in GROWTH]
     seconds = _time(estimator, problem, parameters, samples=min(_TIMED, max(per_batch, sizes[0])))
     first = estimate(sizes[-1])
     if first.independent and first.per_sample is not None:
@@ -98,7 +100,7 @@ def measure(
         means, variance, error = _cut(estimate, sizes, repeats, longest)
         judged, drawn = means[-1:], sizes[-1] * len(means[-1].values)
     else:
-        counts = [min(repeats // (1 if size == num_samples else 2), max(48, per_batch // size)) for size in sizes]
+        counts = [min(repeats // (1 if size == sizes[0] else 2), max(48, per_batch // size)) for size in sizes]
         means = [_gather(estimate, size, max(2, count)) for size, count in zip(sizes, counts, strict=True)]
         variance, error = _variance(means[-1].values)
         variance, error = variance * sizes[-1], error * sizes[-1]
@@ -122,6 +124,19 @@ def measure(
         slope=_slope(errors),
         seconds_per_sample=seconds,
     )
+
+
+def _least(estimate: Estimate, num_samples: int) -> int:
+    """Returns the smallest batch that an estimator can do with, doubled until it can."""
+    for size in (num_samples << doubling for doubling in range(_DOUBLINGS)):
+        try:
+            estimate(size)
+            return size
+        except UsageError as error:
+            if not str(error).startswith("num_samples"):
+                raise
+    estimate(size << 1)
+    return size << 1
 
 
 def _time(estimator: GradientEstimator, problem: Problem, parameters: Parameters, *, samples: int) -> float:

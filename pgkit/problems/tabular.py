@@ -60,10 +60,9 @@ class Process:
 
     def probabilities(self, table: Tensor) -> Tensor:
         """Returns the probability `[K]` of every trajectory, dynamics included, differentiable in π(a|s) `[S, A]`."""
-        taken = [[table[state, action] for state, action, _, _ in steps] for _, steps in self.trajectories]
-        return torch.stack(
-            [chance * math.prod(each) for (chance, _), each in zip(self.trajectories, taken, strict=True)]
-        )
+        taken = [torch.stack([table[state, action] for state, action, *_ in steps]) for _, steps in self.trajectories]
+        chances = table.new_tensor([chance for chance, _ in self.trajectories])
+        return chances * torch.stack([each.prod() for each in taken])
 
     def returns(self, gamma: float) -> Tensor:
         """Returns Σ γ^t r_t `[K]` of every trajectory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
@@ -53,7 +54,7 @@ def advice(rows: Sequence[Row], estimators: Mapping[str, Option]) -> Table:
         applies = row.verdict if row.verdict.isupper() else applies
         micro = None if row.seconds_per_sample is None else 1e6 * row.seconds_per_sample
         work = None if row.work_normalised_variance is None else 1e6 * row.work_normalised_variance
-        reason = row.reason or estimators[row.estimator].comment
+        reason = row.reason or re.split(r"(?<=\w\w)[.:] ", estimators[row.estimator].comment)[0]
         shown.add_row(row.name, applies, reason, *(number(each) for each in (row.variance, micro, work)))
     return shown
 

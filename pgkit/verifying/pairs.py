@@ -144,6 +144,6 @@ def _folders() -> Iterator[Path]:
     yield config_dir()
     if HydraConfig.initialized():
         for source in HydraConfig.get().runtime.config_sources:
-            path = Path(urlparse(str(source["path"])).path)
-            if source["schema"] == "file" and path.resolve() != config_dir():
+            path = Path(urlparse(source.path).path)
+            if source.schema == "file" and path.resolve() != config_dir():
                 yield path

@@ -14,9 +14,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, Normal
 from torch.func import grad, jacrev, vjp, vmap
 
+from pgkit.core import gaussian
 from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
 
@@ -106,6 +107,14 @@ def scores(expectation: Expectation, parameters: Parameters, samples: Tensor) ->
     law = expectation.law(parameters)
     if not arguments(law):
         return _scores_by_vmap(expectation, parameters, samples)
+    base = law.base_dist if isinstance(law, Independent) else law
+    if isinstance(base, Normal):  # the commonest law by far, and at half the price
+        with torch.no_grad():
+            closed = {
+                "loc": gaussian.score_loc(samples, base.loc, base.scale),
+                "scale": gaussian.score_scale(samples, base.loc, base.scale),
+            }
+        return to_parameters(closed, expectation, parameters)
     batch, leaves = repeated(law, len(samples))
     log_prob = batch.log_prob(samples)
     gradients = torch.autograd.grad(log_prob.sum(), list(leaves.values()), materialize_grads=True, allow_unused=True)
@@ -150,12 +159,10 @@ def summarise(
     An estimator that knows its error better than the sample formula does, coupled or stratified, hands it over.
     Shapes: per_sample `[N, P]`, standard_error `[P]`.
     """
-    number, mean = len(per_sample), per_sample.mean(dim=0)
-    if standard_error is None and independent and number > 1:
-        # Several times as fast as `std` down the columns of a tall matrix.
-        standard_error = ((per_sample.detach() - mean).square_().sum(dim=0) / (number - 1) / number).sqrt()
+    if standard_error is None and independent and len(per_sample) > 1:
+        standard_error = (column_variance(per_sample) / len(per_sample)).sqrt()
     return GradientEstimate(
-        mean=mean,
+        mean=per_sample.mean(dim=0),
         standard_error=standard_error,
         per_sample=per_sample,
         unbiased=unbiased,
@@ -163,6 +170,11 @@ def summarise(
         shapes={name: tuple(value.shape) for name, value in parameters.items()},
         metrics={} if metrics is None else metrics,
     )
+
+
+def column_variance(rows: Tensor) -> Tensor:
+    """Returns the sample variance of every column of `[N, P]`, faster than torch's own where N is large."""
+    return (rows.detach() - rows.detach().mean(dim=0)).square_().sum(dim=0) / (len(rows) - 1)
 
 
 def evaluate(cost: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:

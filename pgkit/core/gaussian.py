@@ -32,13 +32,21 @@ def score_covariance(samples: Tensor, mean: Tensor, covariance: Tensor) -> Tenso
     return (whitened[:, :, None] * whitened[:, None, :] - torch.linalg.inv(covariance)) / 2
 
 
-def score_scale(samples: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+def score_loc(samples: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Returns ∇_μ log N(x; μ, diag σ²) = (x − μ)/σ², `[N, …]`.
+
+    Shapes: samples `[N, …]`, loc and scale `[…]`.
+    """
+    return (samples - loc) * scale.square().reciprocal()
+
+
+def score_scale(samples: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Returns ∇_σ log N(x; μ, diag σ²) = ((x − μ)²/σ² − 1)/σ, `[N, …]`.
 
-    Shapes: samples `[N, …]`, mean and scale `[…]`.
+    Shapes: samples `[N, …]`, loc and scale `[…]`.
     """
-    noise = (samples - mean) / scale
-    return (noise.square() - 1) / scale
+    reciprocal = scale.reciprocal()
+    return (((samples - loc) * reciprocal).square() - 1) * reciprocal
 
 
 def score_cholesky(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pgkit.core import score
+from pgkit.core.expectation import column_variance
 from pgkit.core.moments import leave_one_out_variance
 from pgkit.core.regularity import moving_bounds
 from pgkit.errors import UsageError
@@ -92,7 +93,7 @@ def standard_error(
     Shapes: costs `[N]`, the others `[N, P]`: per_sample is the score terms plus direct.
     """
     num_samples = len(per_sample)
-    naive = per_sample.var(dim=0) / num_samples if num_samples > 1 else None
+    naive = column_variance(per_sample) / num_samples if num_samples > 1 else None
     if naive is None or baseline.coupling == "independent":
         return None if naive is None else naive.sqrt()
     if baseline.coupling == "pairwise" and num_samples >= 4:

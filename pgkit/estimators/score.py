@@ -59,7 +59,8 @@ class Score(ExpectationEstimator):
             per_sample = reshaped[:, None] * scores + direct
             independent = independent and not self.standardise
             return core.summarise(per_sample, parameters, unbiased=False, independent=independent, metrics=metrics)
-        per_sample = score_terms(self.baseline, costs, scores) + direct
+        per_sample = score_terms(self.baseline, costs, scores)
+        per_sample = per_sample if expectation.direct_cost is None else per_sample + direct
         error = standard_error(self.baseline, per_sample, costs, scores, direct)
         return core.summarise(
             per_sample, parameters, unbiased=self.unbiased, independent=independent, standard_error=error

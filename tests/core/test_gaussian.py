@@ -51,11 +51,12 @@ def test_scores_are_the_derivatives_of_the_log_density() -> None:
     torch.testing.assert_close(gaussian.score_cholesky(samples, mean, cholesky), expected)
 
 
-def test_the_score_of_deviations_is_the_derivative_of_the_log_density() -> None:
-    mean, scale = torch.tensor(MEAN), torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
+def test_scores_of_a_diagonal_gaussian_are_the_derivatives_of_the_log_density() -> None:
+    mean, scale = torch.tensor(MEAN, requires_grad=True), torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
     sample = torch.tensor([[0.1, 2.0, -3.0]])
-    (expected,) = torch.autograd.grad(Normal(mean, scale).log_prob(sample).sum(), scale)
-    torch.testing.assert_close(gaussian.score_scale(sample, mean, scale.detach())[0], expected)
+    by_mean, by_scale = torch.autograd.grad(Normal(mean, scale).log_prob(sample).sum(), [mean, scale])
+    torch.testing.assert_close(gaussian.score_loc(sample, mean.detach(), scale.detach())[0], by_mean)
+    torch.testing.assert_close(gaussian.score_scale(sample, mean.detach(), scale.detach())[0], by_scale)
 
 
 def test_the_score_of_a_covariance_moves_off_diagonal_entries_twice() -> None:

@@ -131,6 +131,16 @@ def centre(law: Distribution) -> Tensor:
     return base.loc
 
 
+def to_draw(num_samples: int, *, antithetic: bool) -> int:
+    """Returns how many samples to draw: half of them where the others are their reflections.
+
+    Raises: UsageError where an odd number is to be halved.
+    """
+    if antithetic and num_samples % 2:
+        raise UsageError(f"num_samples: {num_samples}, expected an even number with estimator.antithetic=true")
+    return num_samples // 2 if antithetic else num_samples
+
+
 SYMMETRIC = (Cauchy, Laplace, LowRankMultivariateNormal, MultivariateNormal, Normal, StudentT, VonMises)
 
 

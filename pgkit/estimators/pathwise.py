@@ -50,8 +50,6 @@ class Pathwise(ExpectationEstimator):
     ) -> GradientEstimate:
         """Returns the mean of ∇_θ f(x) over N samples, with per-sample gradients."""
         law = self._accepted(expectation, parameters)
-        if self.antithetic and num_samples % 2:
-            raise UsageError(f"num_samples: {num_samples}, expected an even number with estimator.antithetic=true")
         if not core.arguments(law):
             samples, gradients = self._by_samples(expectation, parameters, num_samples, generator)
         else:
@@ -74,7 +72,8 @@ class Pathwise(ExpectationEstimator):
         self, expectation: Expectation, parameters: Parameters, num_samples: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Returns the samples `[N, *event]` and the gradients `[N, P]`, or those of pairs `[N/2, P]`."""
-        batch, leaves = core.repeated(expectation.law(parameters), num_samples // (1 + self.antithetic))
+        number = pathwise.to_draw(num_samples, antithetic=self.antithetic)
+        batch, leaves = core.repeated(expectation.law(parameters), number)
         with core.seeded_by(generator):
             moving = pathwise.rsample(batch)
         if self.antithetic:

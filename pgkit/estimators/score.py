@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pgkit.core import expectation as core
+from pgkit.core import pathwise
 from pgkit.core.score import standardise as standardised
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator, coefficients, refuse_moving_support, score_terms, standard_error
@@ -22,6 +23,9 @@ class Score(ExpectationEstimator):
 
     `standardise` takes the mean off f − b and divides by the standard deviation; `clip` then cuts what is left to
     ±clip. What they did to the batch is counted in the estimate's `metrics`.
+    `antithetic` draws half of the samples and reflects them about the mean of a symmetric law. The two of a pair are
+    not independent, the pairs are: each row of `per_sample` is then the mean of a pair, and there are N/2 of them. A
+    baseline made of the other samples would see a sample's own reflection, and is refused.
     Bias: both options, and a baseline that is biased; nothing else.
     Variance: grows with the size of f, not of its gradient; what a baseline is for.
     Source: Glynn 1990; Williams 1992; Mohamed et al. 2019, arXiv:1906.10652.
@@ -29,9 +33,21 @@ class Score(ExpectationEstimator):
 
     takes_baseline = True
 
-    def __init__(self, *, baseline: Baseline, standardise: bool = False, clip: Positive | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        baseline: Baseline,
+        antithetic: bool = False,
+        standardise: bool = False,
+        clip: Positive | None = None,
+    ) -> None:
         super().__init__(baseline=baseline)
-        self.standardise, self.clip = standardise, clip
+        self.antithetic, self.standardise, self.clip = antithetic, standardise, clip
+        if antithetic and (standardise or baseline.coupling != "independent"):
+            name = "standardise" if standardise else type(baseline).__name__
+            raise UsageError(
+                f"estimator.antithetic: true with {name}, expected baseline zero, constant or moving_average"
+            )
         self._reshapes = standardise or clip is not None
         if self._reshapes and isinstance(baseline, ScoreBaseline):
             name = type(baseline).__name__
@@ -43,28 +59,37 @@ class Score(ExpectationEstimator):
     def accepts(self, expectation: Expectation, parameters: Parameters) -> None:
         """Raises UsageError where the support of the law moves with the parameters."""
         refuse_moving_support("score", expectation, parameters)
+        if self.antithetic:
+            pathwise.centre(expectation.law(parameters))
 
     def estimate(
         self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
     ) -> GradientEstimate:
         """Returns the mean of (f − b) ∇log p over N samples, with per-sample gradients."""
         self.accepts(expectation, parameters)
-        samples = core.draw(expectation.law(parameters), num_samples, generator)
+        law = expectation.law(parameters)
+        samples = core.draw(law, pathwise.to_draw(num_samples, antithetic=self.antithetic), generator)
+        if self.antithetic:
+            samples = torch.cat([samples, 2 * pathwise.centre(law).detach() - samples])
         costs = core.evaluate(expectation.cost, samples)
         scores = core.scores(expectation, parameters, samples)
         direct = core.direct_term(expectation, parameters, samples)
         independent = self.baseline.coupling == "independent"
         if self._reshapes:
             reshaped, metrics = self._reshape(coefficients(self.baseline, costs))
-            per_sample = reshaped[:, None] * scores + direct
+            per_sample = self._rows(reshaped[:, None] * scores + direct)
             independent = independent and not self.standardise
             return core.summarise(per_sample, parameters, unbiased=False, independent=independent, metrics=metrics)
         per_sample = score_terms(self.baseline, costs, scores)
-        per_sample = per_sample if expectation.direct_cost is None else per_sample + direct
+        per_sample = self._rows(per_sample if expectation.direct_cost is None else per_sample + direct)
         error = standard_error(self.baseline, per_sample, costs, scores, direct)
         return core.summarise(
             per_sample, parameters, unbiased=self.unbiased, independent=independent, standard_error=error
         )
+
+    def _rows(self, gradients: Tensor) -> Tensor:
+        """Returns what is independent: the gradients `[N, P]`, or the means of pairs `[N/2, P]`."""
+        return gradients.view(2, -1, gradients.shape[1]).mean(0) if self.antithetic else gradients
 
     def _reshape(self, coefficients: Tensor) -> tuple[Tensor, Metrics]:
         metrics: Metrics = {}

@@ -25,12 +25,13 @@ from torch.distributions import (
     VonMises,
 )
 
-from pgkit.baselines.batch import LeaveOneOut
+from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Zero
 from pgkit.errors import UsageError
 from pgkit.estimate import estimate_gradient
 from pgkit.estimators.pathwise import Pathwise
 from pgkit.estimators.score import Score
+from pgkit.protocols import Baseline
 from pgkit.types import Expectation, GradientEstimate, Parameters
 from tests.quadrature import hermite, moments, nodes_law
 
@@ -53,7 +54,7 @@ def run(
     law: Law,
     parameters: Parameters,
     num_samples: int,
-    estimator: type[Pathwise] | type[Score] | Pathwise = Pathwise,
+    estimator: type[Pathwise] | type[Score] | Pathwise | Score = Pathwise,
     direct_cost: Callable[[Tensor, Parameters], Tensor] | None = None,
 ) -> GradientEstimate:
     made = estimator(baseline=Zero()) if isinstance(estimator, type) else estimator
@@ -72,14 +73,28 @@ def test_the_golden_variances_of_a_square_are_met(
     torch.testing.assert_close(variance, torch.tensor(variances), atol=1e-10, rtol=0)
 
 
-def test_antithetic_pairs_cancel_what_is_odd_and_keep_the_mean() -> None:
+@pytest.mark.parametrize(("estimator", "variances"), [(Pathwise, (0.0, 8.0)), (Score, (8.0, 96.0))])
+def test_antithetic_pairs_cancel_what_is_odd_and_keep_the_mean(
+    estimator: type[Pathwise] | type[Score], variances: tuple[float, float]
+) -> None:
     points, weights = hermite(20)
     law, parameters = standard(nodes_law(points))
-    estimate = run(square, law, parameters, 2 * len(points), Pathwise(baseline=Zero(), antithetic=True))
+    estimate = run(square, law, parameters, 2 * len(points), estimator(baseline=Zero(), antithetic=True))
     mean, variance = moments(estimate, weights)
     torch.testing.assert_close(mean, torch.tensor([2.0, 2.0]), atol=1e-10, rtol=0)
-    # d/dμ = 2x is odd about the mean, so a pair has no variance; d/dσ = 2xε keeps 2ε² alone, of variance 8.
-    torch.testing.assert_close(variance, torch.tensor([0.0, 8.0]), atol=1e-10, rtol=0)
+    # Pathwise: 2x is odd about the mean, so a pair has no variance; 2xε keeps 2ε². Score: (1 + ε)²ε keeps 2ε², and
+    # (1 + ε)²(ε² − 1) keeps ε⁴ − 1, of variance E[ε⁸] − 9 = 96.
+    torch.testing.assert_close(variance, torch.tensor(variances), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("baseline", [LeaveOneOut(), Mean()])
+def test_a_baseline_made_of_other_samples_would_see_the_reflection(baseline: Baseline) -> None:
+    with pytest.raises(
+        UsageError, match=r"^estimator.antithetic: true with (LeaveOneOut|Mean), expected baseline zero, "
+    ):
+        Score(baseline=baseline, antithetic=True)
+    with pytest.raises(UsageError, match=r"^estimator.antithetic: true with standardise"):
+        Score(baseline=Zero(), antithetic=True, standardise=True)
 
 
 @pytest.mark.statistical
@@ -258,10 +273,12 @@ def test_a_fault_inside_a_cost_is_not_taken_for_a_missing_gradient() -> None:
 
 def test_options_that_cannot_be_met_are_refused() -> None:
     law, parameters = standard()
-    with pytest.raises(UsageError, match=r"^num_samples: 5, expected an even number"):
-        run(square, law, parameters, 5, Pathwise(baseline=Zero(), antithetic=True))
-    with pytest.raises(UsageError, match=r"^estimator.antithetic: true for Gamma, expected one of"):
-        run(square, lambda t: Gamma(t["mu"], t["sigma"]), parameters, 4, Pathwise(baseline=Zero(), antithetic=True))
+    for kind in (Pathwise, Score):
+        paired = kind(baseline=Zero(), antithetic=True)
+        with pytest.raises(UsageError, match=r"^num_samples: 5, expected an even number"):
+            run(square, law, parameters, 5, paired)
+        with pytest.raises(UsageError, match=r"^estimator.antithetic: true for Gamma, expected one of"):
+            run(square, lambda t: Gamma(t["mu"], t["sigma"]), parameters, 4, paired)
     with pytest.raises(UsageError, match=r"^baseline: LeaveOneOut, expected zero with Pathwise"):
         Pathwise(baseline=LeaveOneOut())
 

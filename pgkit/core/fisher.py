@@ -46,8 +46,6 @@ def exact(law: Law, parameters: Parameters) -> Tensor:
     flat = _flat(parameters)
     chances = log_prob(flat).exp().reshape(-1)
     slopes = jacrev(log_prob)(flat).reshape(len(chances), -1)
-    # Independent coordinates add; what cannot happen has a score that nothing asks for.
-    slopes = torch.where(chances[:, None] > 0, slopes, 0.0)
     return slopes.T @ (chances[:, None] * slopes)
 
 

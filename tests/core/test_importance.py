@@ -157,6 +157,15 @@ def test_pareto_k_finds_the_shape_of_a_tail(shape: float) -> None:
     assert importance.pareto_k(log_weight + 5000) == pytest.approx(found)
 
 
+def test_a_short_tail_is_pulled_to_one_half() -> None:
+    levels = (torch.arange(500) + 0.5) / 500
+    log_weight = torch.from_numpy(genpareto.ppf(levels.double().numpy(), 1.3)).log()
+    tail = log_weight.exp().sort().values[-69:]
+    fitted, _, _ = genpareto.fit((tail[1:] - tail[0]).numpy(), floc=0)
+    assert importance.pareto_k(log_weight) == pytest.approx((68 * fitted + 5) / 78, abs=0.05)
+    assert importance.pareto_k(log_weight) < fitted - 0.07
+
+
 @pytest.mark.parametrize("log_weight", [torch.zeros(100), torch.arange(20.0), torch.tensor([0.0]), torch.arange(21.0)])
 def test_pareto_k_is_null_without_a_tail_and_finite_with_one(log_weight: torch.Tensor) -> None:
     found = importance.pareto_k(log_weight)

@@ -74,6 +74,10 @@ def test_singular_matrices_and_missing_damping_are_refused() -> None:
     law, parameters = bandit()
     with pytest.raises(UsageError, match=r"^damping: 0 with a singular Fisher matrix, expected a larger one$"):
         solve_dense(fisher.exact(law.law, parameters), torch.ones(3))
+    for seed in range(20):  # rounding may leave such a matrix a factor
+        scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+        with pytest.raises(UsageError, match="singular"):
+            solve_dense(fisher.empirical(scores), torch.ones(4))
     with pytest.raises(UsageError, match=r"^damping: 0 among samples, expected above 0$"):
         solve_among_samples(*scores_and_coefficients(3, 5), damping=0.0)
 

@@ -190,6 +190,15 @@ def test_the_errors_are_those_seen_over_many_batches() -> None:
         assert ((told / seen - 1).abs() < 0.35).all(), type(estimator).__name__
 
 
+def test_a_gradient_that_never_varies_has_no_error_once_normalised() -> None:
+    law = Expectation(cost=torch.zeros_like, law=square()[0].law, direct_cost=lambda x, p: 3 * p["mean"] + 0 * x)
+    found = Importance(baseline=Zero(), correction="self_normalised").estimate(
+        law, square()[1], num_samples=50, generator=seeded()
+    )
+    torch.testing.assert_close(found.mean, torch.tensor([3.0, 0.0]))
+    assert found.standard_error.max() < 1e-12
+
+
 def test_the_weights_are_told() -> None:
     found = Importance(baseline=Zero()).estimate(*square(), num_samples=1000, generator=seeded())
     assert set(found.metrics) == {"weights/ess_fraction", "weights/largest_share", "weights/pareto_k"}

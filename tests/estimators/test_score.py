@@ -8,6 +8,8 @@ import torch
 from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Constant, MovingAverage, Zero
 from pgkit.baselines.optimal import Optimal, OptimalParameter
+from pgkit.core import expectation as core
+from pgkit.core.moments import leave_one_out_variance
 from pgkit.errors import UsageError
 from pgkit.estimate import BASELINES, estimate_gradient
 from pgkit.estimators.score import Score
@@ -133,8 +135,12 @@ def test_a_cost_that_moves_with_the_parameters_enters_the_error_of_leave_one_out
         cost=law.cost, law=law.law, direct_cost=lambda x, p: law.cost(x) + 100 * p["logits"][x] * (x == 1)
     )
     x = torch.tensor([0, 1, 2, 2, 1, 0])
-    still, moved = (given(Score(baseline=LeaveOneOut()), each, parameters, x) for each in (law, moving))
-    assert moved.standard_error[1] > 10 * still.standard_error[1]
+    found = given(Score(baseline=LeaveOneOut()), moving, parameters, x)
+    costs, scores = law.cost(x), core.scores(law, parameters, x)
+    direct = core.direct_term(moving, parameters, x)
+    expected = torch.maximum(leave_one_out_variance(costs, scores, direct), found.per_sample.var(dim=0) / 6).sqrt()
+    torch.testing.assert_close(found.standard_error, expected)
+    assert (leave_one_out_variance(costs, scores, direct) > found.per_sample.var(dim=0) / 6).any()
 
 
 @pytest.mark.parametrize("baseline", [*BASELINES, 3, 4.5])

@@ -29,6 +29,7 @@ from pgkit.run.seeds import draw_seeds
 from pgkit.train import learn
 
 ENVS = "tests.end_to_end.envs"
+TYPED = ("env=CartPole", "total_steps=4000")
 Learn = Callable[..., None]
 
 

@@ -37,10 +37,10 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path, agent: str) -> None:
 
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
     runs = [
-        train(tmp_path / f"{seed}", "total_steps=300", "evaluation.episodes=0", f"seed={seed}") for seed in range(4)
+        train(tmp_path / f"{seed}", "total_steps=300", "evaluation.episodes=0", f"seed={seed}") for seed in range(3)
     ]
-    assert len({run.metrics[0]["env_steps"] + run.metrics[0]["return/max"] for run in runs}) == 4
-    assert len({str(run.parameters["network.0.weight"].flatten()[0]) for run in runs}) == 4
+    assert len({run.metrics[0]["env_steps"] + run.metrics[0]["return/max"] for run in runs}) == 3
+    assert len({str(run.parameters["network.0.weight"].flatten()[0]) for run in runs}) == 3
 
 
 def test_what_the_program_drew_before_changes_nothing(tmp_path: Path) -> None:

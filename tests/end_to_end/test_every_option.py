@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from pgkit.assemble import assemble
 from pgkit.config import config_dir
 from pgkit.errors import UsageError
-from pgkit.estimators.base import ExpectationEstimator
-from tests.end_to_end.runs import configuration, gym, train, train_briefly
+from tests.end_to_end.runs import configuration, gym, train
 
 ROOT = OmegaConf.load(config_dir() / "train.yaml")
 GROUPS = {str(group) for line in ROOT.defaults if line != "_self_" for group in line}
@@ -36,35 +35,27 @@ COMPANIONS = {
 """What an option needs of others."""
 SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
 VALUES = [
-    ("policy.activation=relu",),
-    ("policy.activation=silu", "policy.init=default"),
-    ("policy.hidden_sizes=[]",),
-    ("policy.hidden_sizes=[8,8,8]", "policy.normalise_observations=true"),
-    ("policy.initial_log_std=-1",),
-    ("returns.scale_rewards=true",),
-    ("returns=total", "returns.scale_rewards=true"),
+    ("policy.activation=relu", "policy.hidden_sizes=[]", "returns.scale_rewards=true"),
+    ("policy.activation=silu", "policy.init=default", "policy.initial_log_std=-1", "gamma=1"),
+    (
+        "policy.hidden_sizes=[8,8,8]",
+        "policy.normalise_observations=true",
+        "returns=total",
+        "returns.scale_rewards=true",
+    ),
     ("returns=lambda_return", "returns.scale_rewards=true", "returns.lam=0", *SLAB),
     ("returns=lambda_return", "returns.lam=1", *WITH_CRITIC, "critic.normalise_observations=true"),
     ("returns=n_step", "returns.n=1", "critic.activation=relu", "critic.hidden_sizes=[8]", *SLAB),
-    ("collect=steps", "collect.steps=2", "returns.cut=drop"),
+    ("collect=steps", "collect.steps=2", "returns.cut=drop", "diagnostics=full"),
     ("collect=steps", "collect.steps=1", "env.num_envs=1", "returns.cut=zero", "baseline=zero"),
-    ("collect.episodes=8", "env.num_envs=2"),
-    ("baseline.ended=exclude",),
-    ("baseline=moving_average", "baseline.decay=0"),
-    ("estimator.standardise=true",),
-    ("estimator.standardise=true", "baseline=zero", "env.num_envs=1", "collect.episodes=1"),
-    ("estimator.discount_states=true", "gamma=0"),
-    ("update.average=steps", "update.max_grad_norm=1e-3"),
-    ("update.entropy_coefficient=0.1", "update.schedule=linear"),
-    ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true"),
-    ("diagnostics=[variance,policy]",),
-    ("diagnostics=[baseline]",),
-    ("diagnostics=full", "baseline=zero", "env.num_envs=1", "collect.episodes=1"),
+    ("collect.episodes=8", "env.num_envs=2", "baseline.ended=exclude", "estimator.standardise=true"),
+    ("estimator.standardise=true", "baseline=zero", "env.num_envs=1", "collect.episodes=1", "diagnostics=full"),
+    ("estimator.discount_states=true", "gamma=0", "baseline=moving_average", "baseline.decay=0"),
+    ("update.average=steps", "update.max_grad_norm=1e-3", "update.entropy_coefficient=0.1", "update.schedule=linear"),
+    ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true", "diagnostics=[variance,policy]"),
     ("diagnostics=full", "baseline=mean"),
-    ("diagnostics=full", *SLAB, "baseline=zero"),
-    ("gamma=1",),
-    ("env.vectorization=sync", "evaluation.num_envs=1"),
 ]
+"""Choices inside an option, several at once where they do not touch each other."""
 
 
 def two_updates(folder: Path, *overrides: str) -> None:
@@ -82,14 +73,16 @@ def two_updates(folder: Path, *overrides: str) -> None:
 
 
 def is_of_another_job(option: str) -> bool:
-    """Returns whether an option says of itself that it does not belong to training: groups are shared by all jobs."""
-    node = OmegaConf.load(config_dir() / f"{option.replace('=', '/')}.yaml")
-    target = str(node.get("_target_", "."))
-    if not target.startswith("pgkit."):
-        return False
+    """Returns whether an option lacks what training asks of its group, which it shares with the other jobs."""
+    group, _, name = option.partition("=")
+    target = str(OmegaConf.load(config_dir() / group / f"{name}.yaml").get("_target_", "."))
     module, _, name = target.rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    return issubclass(kind, ExpectationEstimator) or (option.startswith("baseline") and hasattr(kind, "fit"))
+    kind = getattr(importlib.import_module(module), name) if module else None
+    return {
+        "estimator": not hasattr(kind, "coefficients"),
+        "baseline": hasattr(kind, "fit"),
+        "optimizer": not target.startswith("torch.optim."),
+    }.get(group, False)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -110,22 +103,20 @@ def test_values_at_the_edge_train(tmp_path: Path, values: tuple[str, ...]) -> No
     two_updates(tmp_path, *values)
 
 
-@pytest.mark.parametrize("action", ["half_infinite", "unequal", "scalar"])
-@pytest.mark.parametrize("agent", ["reinforce", "vpg"])
-def test_continuous_actions_train_under_every_agent(tmp_path: Path, agent: str, action: str) -> None:
-    two_updates(tmp_path, f"agent={agent}", f"env.kwargs={{action:{action}}}", *COMPANIONS.get(f"agent={agent}", ()))
-
-
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_every_environment_file_gives_a_batch_or_names_its_extra(name: str) -> None:
-    overrides = (f"env={name}", "env.num_envs=2", "collect=steps", "collect.steps=6", "returns.cut=zero")
+    config = configuration("collect=steps", "collect.steps=6", "returns.cut=zero", "env.num_envs=2")
+    config.env = {**OmegaConf.load(config_dir() / "env" / f"{name}.yaml"), "num_envs": 2}
     try:
-        assemble(configuration(*overrides)).lanes.probe()
+        parts = assemble(config)
+        parts.lanes.probe()
     except UsageError as error:
         needed = "mujoco" if "mujoco" in str(error) else "Box2D"
         assert f'pip install "pgkit[{needed.lower()}]"' in str(error)
         assert importlib.util.find_spec(needed) is None
         return
-    parts, journal = train_briefly(*overrides, "total_steps=12")
-    assert journal.env_steps >= 12
-    assert all(torch.isfinite(parameter).all() for parameter in parts.policy.parameters())
+    parts.collector.start([1, 2])
+    batch = parts.collector.collect(parts.policy.actor(), parts.policy.law, parts.streams.policy)
+    parts.lanes.close()
+    assert 0 < batch.env_steps <= 12
+    assert torch.isfinite(batch.trajectories.behavior_log_prob).all()

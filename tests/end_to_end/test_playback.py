@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import pgkit
+from pgkit import evaluate
 from pgkit.errors import UsageError
-from tests.end_to_end.runs import Run, equal, gym, train
-from tests.faults.command import refusal, run
+from tests.end_to_end.runs import TYPED, equal, gym, train
+from tests.faults.command import ROOT, refusal, run
 
 KINDS = {
     "categorical": ("env=CartPole", "total_steps=800"),
     "gaussian": ("env=Pendulum", "agent=vpg", "total_steps=1100", "critic.steps=2"),
     "nested": (*gym("Shapes"), "env.kwargs={observation:dict,action:half_infinite}", "total_steps=100"),
 }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A small run on CartPole, in the way that the command line would have left it."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    overrides = ("total_steps=800", "evaluation.episodes=0", "policy.normalise_observations=true")
-    ended = run("-m", "pgkit.train", *overrides, f"hydra.run.dir={folder}", cwd=folder.parent)
-    assert ended.returncode == 0, ended.stderr
-    again = train(folder.parent / "again", *overrides)
-    return Run(folder, again.parts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,8 +42,9 @@ def test_a_loaded_policy_is_the_trained_one(tmp_path: Path, kind: str) -> None:
     assert loaded.log_prob(rows.obs, rows.actions).requires_grad
 
 
-def test_a_run_by_the_command_line_and_one_in_python_leave_equal_policies(trained: Run) -> None:
-    assert equal(dict(pgkit.load_policy(trained.folder).state_dict()), trained.parameters)
+def test_a_run_by_the_command_line_and_one_in_python_leave_equal_policies(typed_run: Path, tmp_path: Path) -> None:
+    in_python = train(tmp_path, *TYPED, "evaluation.episodes=0")
+    assert equal(dict(pgkit.load_policy(typed_run).state_dict()), in_python.parameters)
 
 
 def test_evaluation_moves_no_moments(tmp_path: Path) -> None:
@@ -63,48 +57,55 @@ def test_evaluation_moves_no_moments(tmp_path: Path) -> None:
     assert equal(*moments)
 
 
-def test_evaluate_prints_both_ways_of_acting_and_writes_them(trained: Run, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()}
-    results = []
-    for seed in (0, 0, 1):
-        line = (f"run={trained.folder}", "episodes=8", f"seed={seed}", f"hydra.run.dir={tmp_path / str(len(results))}")
-        ended = run("-m", "pgkit.evaluate", *line, cwd=tmp_path)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        results.append(json.loads((tmp_path / str(len(results)) / "evaluation.json").read_text()))
-        for acting in ("deterministic", "stochastic"):
-            result = results[-1][acting]
-            assert f"{acting} {result['mean']:.1f} [" in ended.stdout
-            assert result["low"] <= result["mean"] <= result["high"] and result["episodes"] == 8
-    assert results[0] == results[1]
-    assert results[0]["stochastic"] != results[2]["stochastic"]
-    assert before == {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()}
+def evaluated(folder: Path, place: Path, seed: int) -> dict[str, Any]:
+    """Returns what an evaluation wrote into `place`."""
+    place.mkdir()
+    config = {"run": str(folder), "episodes": 8, "num_envs": 4, "seed": seed, "trusted_packages": []}
+    evaluate.run(OmegaConf.create(config), place)
+    result: dict[str, Any] = json.loads((place / "evaluation.json").read_text())
+    return result
 
 
-def test_evaluate_writes_into_the_run_unless_told_otherwise(trained: Run, tmp_path: Path) -> None:
+def test_evaluate_plays_both_ways_of_acting(
+    typed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in typed_run.rglob("*") if path.is_file()}
+    first, again, other = (evaluated(typed_run, tmp_path / str(place), seed) for place, seed in enumerate((0, 0, 1)))
+    said = capsys.readouterr().out
+    for acting in ("deterministic", "stochastic"):
+        result = first[acting]
+        assert f"{acting} {result['mean']:.1f} [{result['low']:.1f}, {result['high']:.1f}], 8 episodes" in said
+        assert result["returns_min"] <= result["low"] <= result["mean"] <= result["high"] <= result["returns_max"]
+    assert first == again
+    assert first["stochastic"] != other["stochastic"] and first["stochastic"] != first["deterministic"]
+    assert before == {path: path.read_bytes() for path in typed_run.rglob("*") if path.is_file()}
+
+
+def test_evaluate_writes_into_the_run_even_where_nobody_reads(typed_run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "copied"
-    shutil.copytree(trained.folder, copied)
+    shutil.copytree(typed_run, copied)
     command = [sys.executable, "-m", "pgkit.evaluate", f"run={copied}", "episodes=4"]
-    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()  # nobody reads what it prints
+        process.stdout.close()
         complaints = process.stderr.read()
     assert (process.returncode, complaints) == (0, "")
     assert [path.parts[-3] for path in copied.rglob("evaluation.json")] == ["evaluations"]
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
-    message = refusal(run("-m", "pgkit.evaluate", "run=nowhere", cwd=tmp_path), cwd=tmp_path)
-    assert "nowhere" in message and "expected" in message
-    with pytest.raises(UsageError, match="nowhere"):
-        pgkit.load_policy(tmp_path / "nowhere")
+    for name in ("nowhere", "."):
+        with pytest.raises(UsageError, match="expected") as caught:
+            pgkit.load_policy(tmp_path / name)
+        assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_run_whose_environment_has_other_spaces_is_named(trained: Run, tmp_path: Path) -> None:
+def test_a_run_whose_environment_has_other_spaces_is_named(typed_run: Path, tmp_path: Path) -> None:
     copied, cwd = tmp_path / "copied", tmp_path / "empty"
-    shutil.copytree(trained.folder, copied)
+    shutil.copytree(typed_run, copied)
     cwd.mkdir()
     config = copied / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("CartPole-v1", "Acrobot-v1"))

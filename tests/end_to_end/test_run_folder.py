@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +9,8 @@ import pytest
 from pgkit.rl.collect import Batch
 from pgkit.run.journal import TAGS
 from tests.end_to_end.envs import Counted
-from tests.end_to_end.runs import configuration, events_of, gym, metrics_of, train, watching
+from tests.end_to_end.runs import TYPED, configuration, events_of, gym, metrics_of, train, watching
 
-ROOT = Path(__file__).resolve().parents[2]
 PROMISED = {
     "status", "env_steps", "discarded_steps", "episodes", "updates", "wall_seconds", "train_cpu_seconds",
     "steps_per_second", "return_mean_100", "solved_at_steps", "solved_at_seconds", "solved_at_cpu_seconds", "eval",
@@ -22,20 +18,8 @@ PROMISED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one run, by the command that a user types."""
-    place: Path = tmp_path_factory.mktemp("run") / "mine"
-    command = [sys.executable, "-m", "pgkit.train", "env=CartPole", "total_steps=4000", f"hydra.run.dir={place}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=place.parent, env=environment, capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "finished:" in ended.stdout and "--host 127.0.0.1" in ended.stdout
-    return place
-
-
-def test_a_run_leaves_exactly_its_files(folder: Path) -> None:
-    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+def test_a_run_leaves_exactly_its_files(typed_run: Path) -> None:
+    files = {str(path.relative_to(typed_run)) for path in typed_run.rglob("*") if path.is_file()}
     events = {file for file in files if file.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert files - events == {
@@ -47,11 +31,11 @@ def test_a_run_leaves_exactly_its_files(folder: Path) -> None:
         "metrics.csv",
         "summary.json",
     }
-    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+    assert [path.name for path in typed_run.parent.iterdir()] == ["mine"]
 
 
-def test_events_and_metrics_hold_equal_numbers(folder: Path) -> None:
-    events, lines = events_of(folder), metrics_of(folder)
+def test_events_and_metrics_hold_equal_numbers(typed_run: Path) -> None:
+    events, lines = events_of(typed_run), metrics_of(typed_run)
     tags = [tag for tag in lines[0] if tag not in ("update", "env_steps")]
     assert {tag for tag in events.Tags()["scalars"] if not tag.startswith("result/")} <= set(tags)
     for tag in tags:
@@ -62,8 +46,8 @@ def test_events_and_metrics_hold_equal_numbers(folder: Path) -> None:
         assert [point.value for point in scalars] == pytest.approx([value for _, value in written], rel=1e-6), tag
 
 
-def test_every_tag_is_written_by_some_update(folder: Path) -> None:
-    lines = metrics_of(folder)
+def test_every_tag_is_written_by_some_update(typed_run: Path) -> None:
+    lines = metrics_of(typed_run)
     assert all(any(line[tag] for line in lines) for tag in lines[0])
 
 
@@ -127,9 +111,9 @@ def test_steps_are_the_transitions_that_the_environments_made(tmp_path: Path, co
     assert (summary["discarded_steps"] > 0) == (collector == "episodes, lanes that cannot")
 
 
-def test_the_saved_configuration_is_the_one_that_ran(folder: Path) -> None:
+def test_the_saved_configuration_is_the_one_that_ran(typed_run: Path) -> None:
     from omegaconf import OmegaConf
 
-    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    config = configuration("env=CartPole", "total_steps=4000")
+    saved = OmegaConf.load(typed_run / ".hydra" / "config.yaml")
+    config = configuration(*TYPED)
     assert OmegaConf.to_container(saved, resolve=True) == OmegaConf.to_container(config)

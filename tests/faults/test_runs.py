@@ -109,16 +109,6 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-def test_a_killed_run_leaves_metrics_that_can_be_read(tmp_path: Path) -> None:
-    with launch("total_steps=1e9", cwd=tmp_path) as process:
-        wait(lambda: lines_written(tmp_path / "r") > 3, seconds=60)
-        process.kill()
-    lines = metrics_of(tmp_path / "r")
-    points = events_of(tmp_path / "r").Scalars("gradient/norm")
-    assert abs(len(points) - len(lines)) <= 1
-    assert not (tmp_path / "r" / "summary.json").exists()
-
-
 def test_an_environment_that_raises_ends_the_run_in_one_line(tmp_path: Path) -> None:
     ended = run("-m", "pgkit.train", *faulty("raise", at=500), "hydra.run.dir=r", cwd=tmp_path)
     assert ended.returncode == 1
@@ -222,12 +212,3 @@ def test_help_without_a_reader_is_no_error(tmp_path: Path, unbuffered: str) -> N
         process.stdout.close()
         complaints = process.stderr.read()
     assert (process.returncode, complaints) == (0, "")
-
-
-def test_a_run_without_a_reader_goes_on(tmp_path: Path) -> None:
-    with launch("total_steps=600", "evaluation.episodes=0", cwd=tmp_path) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
-        complaints = process.stderr.read()
-    assert (process.returncode, complaints) == (0, "")
-    expect_whole(tmp_path / "r", "finished")

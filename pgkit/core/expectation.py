@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
-from torch.func import grad, jacrev, vjp, vmap
+from torch.func import grad, vjp, vmap
 
 from pgkit.core import gaussian
 from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
@@ -67,12 +67,6 @@ def repeated(law: Distribution, num_samples: int) -> tuple[Distribution, dict[st
         for name, value in arguments(law).items()
     }
     return rebuild(law, leaves), leaves
-
-
-def jacobian(expectation: Expectation, parameters: Parameters) -> Tensor:
-    """Returns ∂args/∂θ as `[A, P]`, arguments and parameters flattened in their own order."""
-    tangents = jacrev(lambda theta: _flat(arguments(expectation.law(theta))))(dict(parameters))
-    return torch.cat([tangents[name].reshape(len(tangents[name]), -1) for name in parameters], dim=1)
 
 
 def to_parameters(gradients: Mapping[str, Tensor], expectation: Expectation, parameters: Parameters) -> Tensor:
@@ -207,7 +201,3 @@ def _sizes(law: Distribution) -> dict[str, int]:
     """Returns the whole numbers that a distribution was made with beside its arguments, as a count of trials."""
     others = [name for name in signature(type(law)).parameters if name not in law.arg_constraints]
     return {name: value for name in others if type(value := getattr(law, name, None)) is int}
-
-
-def _flat(values: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([value.reshape(-1) for value in values.values()])

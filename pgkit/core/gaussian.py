@@ -14,22 +14,22 @@ from torch import Tensor
 from pgkit.types import expect
 
 
-def score_mean(samples: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-    """Returns ∇_μ log N(x; μ, Σ) = Σ⁻¹(x − μ), `[N, D]`.
+def score_mean(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
+    """Returns ∇_μ log N(x; μ, C Cᵀ) = Σ⁻¹(x − μ), `[N, D]`.
 
-    Shapes: samples `[N, D]`, mean `[D]`, covariance `[D, D]`.
+    Shapes: samples `[N, D]`, mean `[D]`, cholesky `[D, D]`, lower triangular.
     """
     expect("N D .", samples=samples)
-    return torch.cholesky_solve((samples - mean).T, torch.linalg.cholesky(covariance)).T
+    return (samples - mean) @ torch.cholesky_inverse(cholesky)
 
 
-def score_covariance(samples: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-    """Returns ∇_Σ log N(x; μ, Σ) = ½(Σ⁻¹ δ δᵀ Σ⁻¹ − Σ⁻¹) with δ = x − μ, `[N, D, D]`, symmetric.
+def score_covariance(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
+    """Returns ∇_Σ log N(x; μ, Σ) = ½(Σ⁻¹ δ δᵀ Σ⁻¹ − Σ⁻¹) with δ = x − μ and Σ = C Cᵀ, `[N, D, D]`, symmetric.
 
-    Shapes: samples `[N, D]`, mean `[D]`, covariance `[D, D]`.
+    Shapes: samples `[N, D]`, mean `[D]`, cholesky `[D, D]`, lower triangular.
     """
-    whitened = score_mean(samples, mean, covariance)
-    return (whitened[:, :, None] * whitened[:, None, :] - torch.linalg.inv(covariance)) / 2
+    halved = score_mean(samples, mean, cholesky) * 0.5**0.5
+    return torch.baddbmm(torch.cholesky_inverse(cholesky), halved[:, :, None], halved[:, None, :], beta=-0.5)
 
 
 def score_loc(samples: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def score_cholesky(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
     expect("N D .", samples=samples)
     inverse = torch.linalg.inv(cholesky)
     noise = (samples - mean) @ inverse.T
-    return ((noise @ inverse)[:, :, None] * noise[:, None, :] - inverse.T).tril()
+    return torch.baddbmm(inverse.T, (noise @ inverse)[:, :, None], noise[:, None, :], beta=-1).tril_()
 
 
 def fisher_mean(covariance: Tensor) -> Tensor:

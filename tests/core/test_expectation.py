@@ -21,6 +21,7 @@ LAWS: dict[str, Law] = {
     "scalar": lambda t: Normal(t["a"].sum(), 2.0),
     "factor": lambda t: MultivariateNormal(t["a"], scale_tril=t["c"].tril(-1) + t["b"].exp().diag()),
     "covariance": lambda t: MultivariateNormal(t["a"], t["c"] @ t["c"].T + torch.eye(3)),
+    "precision": lambda t: MultivariateNormal(t["a"], precision_matrix=t["c"] @ t["c"].T + torch.eye(3)),
     "student": lambda t: Independent(StudentT(3.0, t["a"], t["b"].exp()), 1),
 }
 

@@ -44,9 +44,9 @@ def test_scores_are_the_derivatives_of_the_log_density() -> None:
     samples = nodes()[0][:20]
     leaf = mean.clone().requires_grad_()
     (by_mean,) = torch.autograd.grad(MultivariateNormal(leaf, covariance).log_prob(samples).sum(), leaf)
-    torch.testing.assert_close(gaussian.score_mean(samples, mean, covariance).sum(0), by_mean)
+    torch.testing.assert_close(gaussian.score_mean(samples, mean, cholesky).sum(0), by_mean)
     expected = by_autograd(samples, covariance.clone().requires_grad_(), "covariance_matrix")
-    torch.testing.assert_close(gaussian.score_covariance(samples, mean, covariance), expected)
+    torch.testing.assert_close(gaussian.score_covariance(samples, mean, cholesky), expected)
     expected = by_autograd(samples, cholesky.clone().requires_grad_(), "scale_tril").tril()
     torch.testing.assert_close(gaussian.score_cholesky(samples, mean, cholesky), expected)
 
@@ -65,7 +65,7 @@ def test_the_score_of_a_covariance_moves_off_diagonal_entries_twice() -> None:
     change = torch.zeros(3, 3)
     change[0, 1] = change[1, 0] = step
     higher, lower = (MultivariateNormal(mean, covariance + sign * change).log_prob(sample) for sign in (1, -1))
-    score = gaussian.score_covariance(sample, mean, covariance)[0]
+    score = gaussian.score_covariance(sample, mean, torch.linalg.cholesky(covariance))[0]
     assert float((higher - lower) / (2 * step)) == pytest.approx(2 * float(score[0, 1]), rel=1e-7)
 
 
@@ -78,9 +78,9 @@ def test_fisher_is_the_second_moment_of_the_score_and_the_score_has_mean_zero(of
         points = mean + (points - mean) @ torch.linalg.inv(cholesky).T * scale
         found, scores = torch.diag(gaussian.fisher_scale(scale)), gaussian.score_scale(points, mean, scale)
     elif of == "mean":
-        found, scores = gaussian.fisher_mean(covariance), gaussian.score_mean(points, mean, covariance)
+        found, scores = gaussian.fisher_mean(covariance), gaussian.score_mean(points, mean, cholesky)
     elif of == "covariance":
-        found, scores = gaussian.fisher_covariance(covariance), gaussian.score_covariance(points, mean, covariance)
+        found, scores = gaussian.fisher_covariance(covariance), gaussian.score_covariance(points, mean, cholesky)
     else:
         found, scores = gaussian.fisher_cholesky(cholesky), gaussian.score_cholesky(points, mean, cholesky)
     scores = scores.flatten(1)

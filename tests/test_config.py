@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import subprocess
@@ -22,7 +23,11 @@ from pgkit.schema.source import attribute, parameters
 from pgkit.schema.values import convert
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
+COMMANDS = {
+    file.stem: [group for entry in OmegaConf.load(file).defaults if entry != "_self_" for group in entry]
+    for file in config_dir().glob("*.yaml")
+}
+"""The groups of every entry point."""
 OPTIONS = sorted(path.relative_to(config_dir()).with_suffix("").parts for path in config_dir().glob("*/*.yaml"))
 COMPANIONS = {
     "collect=steps": ["critic=value"],
@@ -32,6 +37,11 @@ COMPANIONS = {
     "env=gym": ["env.id=CartPole-v1"],
 }
 """What an option needs of others, so that it stands without a contradiction."""
+
+
+def command_of(group: str) -> str:
+    """Returns the entry point that has the group, and the most others."""
+    return max((len(groups), command) for command, groups in COMMANDS.items() if group in groups)[1]
 
 
 def checked(*overrides: str, folders: tuple[Path, ...] = ()) -> Any:
@@ -64,17 +74,24 @@ def typed(option: tuple[str, ...]) -> list[str]:
     return [override, *COMPANIONS.get(override, [])]
 
 
+def nearness(word: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, word, other).ratio()
+
+
 @pytest.mark.parametrize("option", OPTIONS, ids="=".join)
 def test_every_option_of_every_group_stands(option: tuple[str, ...]) -> None:
-    config = checked(*typed(option))
-    assert set(config) >= set(GROUPS) - {"agent", "experiment"}
+    command = command_of(option[0])
+    config = check(compose(command, typed(option)))
+    groups = {group for group in COMMANDS[command] if "override" not in group}
+    assert set(config) >= groups - {"agent", "experiment", "sweep"}
 
 
 @pytest.mark.parametrize("option", [("", ""), *OPTIONS], ids="=".join)
 def test_every_key_with_one_letter_changed_is_refused_by_its_nearest_name(option: tuple[str, str]) -> None:
     group, _ = option
-    composed = compose("train", typed(option) if group else [])
-    root = plain(OmegaConf.load(config_dir() / "train.yaml"))
+    command = command_of(group) if group else "train"
+    composed = compose(command, typed(option) if group else [])
+    root = plain(OmegaConf.load(config_dir() / f"{command}.yaml"))
     tree = plain(composed)
     tree.pop("hydra")
     files = _files(composed)
@@ -83,7 +100,7 @@ def test_every_key_with_one_letter_changed_is_refused_by_its_nearest_name(option
         for key, value in list(node.items()) if of_group and not path.endswith("kwargs") else ():
             if key == "_target_" or (group in ("diagnostics", "logger") and isinstance(value, dict)):
                 continue  # the name of an instrument or a logger is the user's to choose
-            for position in range(len(key)):
+            for position in {0, len(key) // 2, len(key) - 1}:
                 letter = next(
                     x for x in "qzxjk" if x not in key and key[:position] + x + key[position + 1 :] not in node
                 )
@@ -95,7 +112,9 @@ def test_every_key_with_one_letter_changed_is_refused_by_its_nearest_name(option
                 said = str(caught.value)
                 assert said.startswith(f"{path}.{wrong}: unknown key".lstrip(".")), said
                 assert key in said.partition("unknown key")[2], said
-                assert len(key) < 4 or f"(did you mean {key}?)" in said, said
+                if len(key) >= 4:
+                    hint = said.partition("(did you mean ")[2].removesuffix("?)")
+                    assert hint and nearness(hint, wrong) >= nearness(key, wrong), said
 
 
 def _files(composed: Any) -> dict[str, dict[str, Any]]:
@@ -103,7 +122,8 @@ def _files(composed: Any) -> dict[str, dict[str, Any]]:
     chosen = composed.hydra.runtime.choices
     single = {group: name for group, name in chosen.items() if isinstance(name, str) and "/" not in group}
     files = {group: config_dir() / group / f"{name}.yaml" for group, name in single.items()}
-    return {group: plain(OmegaConf.load(file)) for group, file in files.items()}
+    contents = {group: plain(OmegaConf.load(file)) for group, file in files.items()}
+    return {group: content.get(group, content) for group, content in contents.items()}
 
 
 def targets() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -128,7 +148,7 @@ def test_defaults_of_file_and_constructor_are_equal(name: str) -> None:
     for key, value in node.items():
         default = signature[key].default
         interpolated = isinstance(value, str) and "${" in value
-        own = name.startswith("env/")  # an environment's file chooses its own id, sizes and limits
+        own = name.startswith(("env/", "problem/"))  # which are many settings of few classes
         assert interpolated or own or default is inspect.Parameter.empty or default == value, key
         assert signature[key].kind is inspect.Parameter.KEYWORD_ONLY
     configurable = {key for key, (_, optional) in parameters(target).items() if optional}
@@ -199,26 +219,28 @@ def test_a_value_that_does_not_fit_is_refused(value: Any, annotation: Any) -> No
         convert("key", value, annotation)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "both"),
-    [
-        ("collect.episodes=1 env.num_envs=1", ("collect.episodes", "baseline=leave_one_out")),
-        ("collect=steps env.num_envs=1 returns.cut=zero", ("env.num_envs", "baseline=leave_one_out")),
-        ("collect.episodes=12", ("collect.episodes", "env.num_envs")),
-        ("evaluation.episodes=5", ("evaluation.episodes", "evaluation.num_envs")),
-        ("returns=lambda_return", ("critic", "returns=lambda_return")),
-        ("returns=n_step", ("critic", "returns=n_step")),
-        ("baseline=value", ("critic", "baseline=value")),
-        ("collect=steps returns=total", ("collect", "returns=total")),
-        ("collect=steps critic=value estimator.discount_states=true", ("collect", "estimator.discount_states")),
-        ("collect=steps", ("returns.cut", "collect=steps")),
-        ("optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
-        ("returns=total estimator.discount_states=true", ("estimator.discount_states", "returns=total")),
-        ("evaluation.episodes=7", ("evaluation.episodes", "evaluation.num_envs")),
-    ],
-)
-def test_a_contradiction_names_both_keys(overrides: str, both: tuple[str, str]) -> None:
-    said = refused(*overrides.split())
+CONTRADICTORY = [
+    ("train", "collect.episodes=1 env.num_envs=1", ("collect.episodes", "baseline=leave_one_out")),
+    ("train", "collect=steps env.num_envs=1 returns.cut=zero", ("env.num_envs", "baseline=leave_one_out")),
+    ("train", "collect.episodes=12", ("collect.episodes", "env.num_envs")),
+    ("train", "evaluation.episodes=5", ("evaluation.episodes", "evaluation.num_envs")),
+    ("train", "returns=lambda_return", ("critic", "returns=lambda_return")),
+    ("train", "returns=n_step", ("critic", "returns=n_step")),
+    ("train", "baseline=value", ("critic", "baseline=value")),
+    ("train", "collect=steps returns=total", ("collect", "returns=total")),
+    ("train", "collect=steps critic=value estimator.discount_states=true", ("collect", "estimator.discount_states")),
+    ("train", "collect=steps", ("returns.cut", "collect=steps")),
+    ("train", "optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
+    ("train", "returns=total estimator.discount_states=true", ("estimator.discount_states", "returns=total")),
+    ("fit", "baseline=leave_one_out num_samples=1", ("num_samples", "baseline=leave_one_out")),
+]
+
+
+@pytest.mark.parametrize(("command", "overrides", "both"), CONTRADICTORY)
+def test_a_contradiction_names_both_keys(command: str, overrides: str, both: tuple[str, str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(compose(command, overrides.split()))
+    said = str(caught.value)
     assert said.startswith(f"{both[0]}: ") and both[1] in said
 
 
@@ -239,10 +261,9 @@ def test_what_goes_together_stands(overrides: str) -> None:
 
 
 def test_every_contradiction_is_seen_by_some_test() -> None:
-    cases = next(mark for mark in test_a_contradiction_names_both_keys.pytestmark if mark.name == "parametrize").args[1]
     unseen = set(CONTRADICTIONS)
-    for overrides, _ in cases:
-        tree = plain(compose("train", overrides.split()))
+    for command, overrides, _ in CONTRADICTORY:
+        tree = plain(compose(command, overrides.split()))
         unseen -= {contradiction for contradiction in CONTRADICTIONS if contradiction(tree)}
     assert not unseen
 
@@ -289,6 +310,10 @@ def test_a_value_left_open_is_asked_for() -> None:
     assert refused("env=gym") == "env.id: missing, expected a value"
 
 
+def test_a_group_of_another_command_is_refused() -> None:
+    assert refused("problem=sphere").startswith("problem: no group of this command")
+
+
 def test_a_preset_has_no_keys_of_its_own() -> None:
     assert refused("agent.lr=1").startswith("agent.lr: a preset has no keys of its own")
 
@@ -306,7 +331,7 @@ FILES = {
     ),
     "group": (
         "defaults:\n  - override /crtic: value",
-        "crtic: unknown group (did you mean critic?) (in experiment/group)",
+        "crtic: no group of this command (did you mean critic?) (in experiment/group)",
     ),
 }
 

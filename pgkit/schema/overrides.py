@@ -147,9 +147,10 @@ def forced(lines: list[str], error: Exception, known_groups: Sequence[str]) -> l
         parent, _, name = missing.rpartition("/")
         known = [str(option) for option in error.options or ()]
         raise UsageError(f"{parent or 'config'}: {name}{suggestion(name, known)}") from None
-    if unmatched := re.match(r"In '([^']*)': Could not override '([^']*)'\. No match in the defaults list", text):
-        hint = suggestion(unmatched[2], known_groups)
-        raise UsageError(f"{unmatched[2]}: unknown group{hint} (in {unmatched[1]})") from None
+    if unmatched := re.match(r"(?:In '([^']*)': )?Could not override '([^']*)'\. No match in the defaults list", text):
+        others = [group for group in known_groups if group != unmatched[2]]
+        where = f" (in {unmatched[1]})" if unmatched[1] else ""
+        raise UsageError(f"{unmatched[2]}: no group of this command{suggestion(unmatched[2], others)}{where}") from None
     # What is left is rare, such as one file overriding a group twice: Hydra's own words, without its advice.
     cause = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) not in text else ""
     raise UsageError(" ".join(re.sub(r"\bTo append to your \w+.*", "", f"{text}{cause}").split())) from None

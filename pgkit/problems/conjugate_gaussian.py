@@ -11,6 +11,7 @@ from torch import Tensor
 from pgkit.core import families
 from pgkit.options import Count, Index, Positive
 from pgkit.problems.base import Problem
+from pgkit.problems.known import as_leaves, flat_gradient
 from pgkit.types import Parameters
 from pgkit.vi.elbo import Elbo, Entropy, elbo
 
@@ -70,6 +71,12 @@ class ConjugateGaussian(Problem):
     def objective(self, parameters: Parameters) -> float:
         """Returns the ELBO, exactly, in nats."""
         return self.log_evidence() - self._divergence(parameters)
+
+    def exact_gradient(self, parameters: Parameters) -> Tensor:
+        """Returns the gradient `[P]` of the ELBO, that of −KL(q ‖ posterior), which is a closed form."""
+        leaves = as_leaves(parameters)
+        law = families.as_multivariate(self.law(leaves))
+        return flat_gradient(-families.gaussian_kl(law, self.mean, self.precision), leaves)
 
     def distance(self, parameters: Parameters) -> float:
         """Returns KL(q ‖ posterior) less the least that the family allows, in nats."""

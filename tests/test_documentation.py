@@ -27,8 +27,8 @@ def dead_links(text: str, folder: Path) -> list[str]:
 
 
 def row_of(group: str, text: str) -> str:
-    """Returns the line of a table that begins with a group's name."""
-    return next((line for line in text.splitlines() if line.startswith(f"| `{group}` |")), "")
+    """Returns the lines of tables that begin with a group's name, joined."""
+    return "\n".join(line for line in text.splitlines() if line.startswith(f"| `{group}` |"))
 
 
 def logged_tags() -> set[str]:

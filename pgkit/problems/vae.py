@@ -81,11 +81,12 @@ class VAE(Problem):
         return float(bound.cost(law.mean + law.stddev * self._evaluation_noise).mean()) / len(self.data)
 
     def _bound(self, parameters: Parameters, data: Tensor) -> Elbo:
-        prior, noise = Normal(0.0, 1.0), Normal(0.0, self.noise)
+        standard, log_noise = Normal(0.0, 1.0), math.log(self.noise)
 
         def log_joint(z: Tensor, theta: Parameters) -> Tensor:
-            residuals = data - network("decoder", theta, z)
-            return prior.log_prob(z).sum((-1, -2)) + noise.log_prob(residuals).sum((-1, -2))
+            residuals = (data - network("decoder", theta, z)) / self.noise
+            log_likelihood = standard.log_prob(residuals) - log_noise
+            return standard.log_prob(z).sum((-1, -2)) + log_likelihood.sum((-1, -2))
 
         return elbo(log_joint, lambda theta: encode(theta, data), parameters, entropy=self.entropy, model_moves=True)
 

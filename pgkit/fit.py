@@ -35,9 +35,7 @@ def descend(
     problem, parameters = parts.problem, parts.values
     while journal.samples < total_samples and not interrupts.requested:
         expectation = problem.minibatch(parameters, parts.minibatches)
-        estimate = parts.estimator.estimate(
-            expectation, parameters, num_samples=num_samples, generator=parts.noise
-        )
+        estimate = parts.estimator.estimate(expectation, parameters, num_samples=num_samples, generator=parts.noise)
         metrics = parts.ascent.step(estimate, progress=journal.samples / total_samples)
         last = journal.samples + num_samples >= total_samples
         due = last or (journal.updates + 1) % objective_every == 0

@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgkit.config import build
 from pgkit.conduct import overridden, settings
+from pgkit.config import build
 from pgkit.errors import UsageError
 from pgkit.problems.base import Problem
 from pgkit.protocols import Baseline, GradientEstimator, Logger
@@ -63,9 +63,7 @@ def assemble(config: DictConfig) -> FitParts:
     if problem.maximise and getattr(estimator, "best", "highest") == "lowest":
         raise UsageError("estimator.best: lowest for an objective that is maximised, expected highest")
     leaves = {name: torch.nn.Parameter(value) for name, value in problem.parameters().items()}
-    optimizer = build(
-        config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(leaves.items())
-    )
+    optimizer = build(config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(leaves.items()))
     return FitParts(
         problem=problem,
         estimator=estimator,

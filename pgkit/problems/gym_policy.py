@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pgkit.errors import RunFault, UsageError
 from pgkit.options import Count, Positive
-from pgkit.problems.search import Covariance, search_law, search_parameters
 from pgkit.problems.base import Problem
+from pgkit.problems.search import Covariance, search_law, search_parameters
 from pgkit.rl.lanes import Lanes
 from pgkit.types import Expectation, Parameters
 

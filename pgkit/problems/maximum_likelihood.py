@@ -37,9 +37,7 @@ class MaximumLikelihood(Problem):
 
     def at(self, parameters: Parameters) -> Expectation:
         """Returns the expected cost."""
-        law = Gamma(
-            torch.tensor(self.concentration, dtype=torch.float64), torch.tensor(self.rate, dtype=torch.float64)
-        )
+        law = Gamma(torch.tensor(self.concentration, dtype=torch.float64), torch.tensor(self.rate, dtype=torch.float64))
         here = {name: value.detach() for name, value in parameters.items()}
         return Expectation(cost=lambda x: _cost(x, here), law=lambda theta: law, direct_cost=_cost)
 

@@ -65,9 +65,7 @@ class Journal:
             **metrics,
         }
         self.loggers.write(everything, step=self.env_steps)
-        self.progress.update(
-            done=self.env_steps, outcome=self.record.return_mean_100, snr=metrics.get("gradient/snr")
-        )
+        self.progress.update(done=self.env_steps, outcome=self.record.return_mean_100, snr=metrics.get("gradient/snr"))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the counters, the episode record and the clock."""

@@ -153,7 +153,8 @@ def test_the_first_interrupt_ends_a_fit_with_everything_written(tmp_path: Path, 
 def test_one_seed_is_one_fit(tmp_path: Path) -> None:
     overrides = ("problem=conjugate_gaussian", "problem.batch_size=5", "total_samples=100")
     state = torch.random.get_rng_state()
-    first, again, other = (run(tmp_path / name, *overrides, f"seed={seed}") for name, seed in zip("abc", (1, 1, 2)))
+    seeds = {"a": 1, "b": 1, "c": 2}
+    first, again, other = (run(tmp_path / name, *overrides, f"seed={seed}") for name, seed in seeds.items())
     assert torch.equal(state, torch.random.get_rng_state())
     assert first["objective"] == again["objective"] != other["objective"]
 

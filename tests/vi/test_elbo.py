@@ -81,9 +81,7 @@ def test_a_divergence_in_closed_form_has_the_same_gradient(path: bool) -> None:
 
 
 def gradients(estimator: GradientEstimator, bound: Expectation, theta: Parameters, num_samples: int = 4000) -> Tensor:
-    estimate = estimator.estimate(
-        bound, theta, num_samples=num_samples, generator=torch.Generator().manual_seed(1)
-    )
+    estimate = estimator.estimate(bound, theta, num_samples=num_samples, generator=torch.Generator().manual_seed(1))
     assert estimate.per_sample is not None
     return estimate.per_sample
 

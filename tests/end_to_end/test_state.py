@@ -26,7 +26,7 @@ RUNS = {
     "moving average": ("baseline=moving_average", "optimizer=sgd", "optimizer.momentum=0.9"),
     "vpg": (
         "agent=vpg",
-        "collect.steps=6",  # no multiple of an episode and its reset: the next slab goes on in the middle of one
+        "collect.steps=5",  # after two slabs an episode is under way
         "critic.steps=3",
         "returns.scale_rewards=true",
         "policy.normalise_observations=true",

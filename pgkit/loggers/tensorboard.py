@@ -24,7 +24,7 @@ RESULTS = {"env_steps": ("return_mean_100", "solved_at_steps"), "samples": ("obj
 
 @final
 class TensorBoardLogger:
-    """Writes scalars over what `axis` names, `env_steps` or `samples`; a page layout, the configuration, and the row of the HParams page.
+    """Writes scalars over what `axis` names (`env_steps`, `samples`), a page layout, the configuration, a HParams row.
 
     Records are written where they arise: TensorBoard's own queue and thread would report a full disk from a thread
     that nobody reads, and keep up to two minutes of a killed run to themselves.
@@ -65,9 +65,8 @@ class TensorBoardLogger:
         # Numbers and truth values stay what they are; anything else is shown as text.
         row = {key: value if isinstance(value, bool | int | float) else _text(value) for key, value in config.items()}
         columns = [api_pb2.HParamInfo(name=key, differs=key in overridden) for key in row]
-        metrics = [
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=name) for name in self._results
-        ]
+        names = {name: api_pb2.MetricName(tag=f"result/{name}") for name in self._results}
+        metrics = [api_pb2.MetricInfo(name=tag, display_name=name) for name, tag in names.items()]
         experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
         self._add_hparams(hparams.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
         # Equal rows are merged by this name, so it holds what makes a run: its own folder and the sweep's.

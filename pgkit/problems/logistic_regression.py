@@ -27,7 +27,7 @@ Source: Dalal, Fowlkes and Hoadley 1989 (JASA 84:945), table 1.
 
 @final
 class LogisticRegression(Problem):
-    """The ELBO of P(distress) = σ(x₀ + x₁ t), t the standardised temperature, with x ~ N(0, prior_scale² I); maximised.
+    """The ELBO of P(distress) = σ(x₀ + x₁ t), t the standardised temperature, x ~ N(0, prior_scale² I); maximised.
 
     The distance is KL(q ‖ posterior) in nats, log p(y) − ELBO(q), both by quadrature. It does not reach 0: the posterior
     is no Gaussian.

@@ -19,7 +19,7 @@ Covariance = Literal["diagonal", "full"]
 
 @final
 class Benchmark(Problem):
-    """E[f(x)] under a Gaussian around a mean that starts at `start` in every dimension, with standard deviation `scale`.
+    """E[f(x)] under a Gaussian around a mean that starts at `start` in every dimension, with deviation `scale`.
 
     `objective` is the function at the mean; its minimum is 0. `covariance` is learnt as a diagonal (parameters `mean`
     and `log_scale`) or in full (`mean` and `factor`).

@@ -29,8 +29,8 @@ Source: Dalal, Fowlkes and Hoadley 1989 (JASA 84:945), table 1.
 class LogisticRegression(Problem):
     """The ELBO of P(distress) = σ(x₀ + x₁ t), t the standardised temperature, x ~ N(0, prior_scale² I); maximised.
 
-    The distance is KL(q ‖ posterior) in nats, log p(y) − ELBO(q), both by quadrature. It does not reach 0: the posterior
-    is no Gaussian.
+    The distance is KL(q ‖ posterior) in nats, log p(y) − ELBO(q), both by quadrature. It does not reach 0: the
+    posterior is no Gaussian.
     Source: Jaakkola and Jordan 2000 (Statistics and Computing 10:25), for the variational treatment.
     """
 

@@ -21,9 +21,9 @@ class VAE(Problem):
     """The ELBO of p(y, z) = N(z; 0, I) N(y; decoder(z), noise² I) with q(z | y) = N by an encoder; maximised.
 
     Data: a spiral surface of two latent dimensions bent into `width` of them by a fixed random map, with noise. One
-    sample is the latents of a whole minibatch, whose ELBO is a sum over its data; an estimator of an
-    importance-weighted bound weighs minibatches too, so that it wants `batch_size=1`. The objective is the ELBO per datum over all data, on
-    noise that is the same at every call; there is no exact answer.
+    sample is the latents of a whole minibatch, whose ELBO is a sum over its data; an estimator of an importance-
+    weighted bound weighs minibatches too, so that it wants `batch_size=1`. The objective is the ELBO per datum over
+    all data, on noise that is the same at every call; there is no exact answer.
     Source: Kingma and Welling 2014, arXiv:1312.6114; Rezende, Mohamed and Wierstra 2014, arXiv:1401.4082.
     """
 

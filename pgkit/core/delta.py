@@ -45,7 +45,10 @@ def is_gaussian(law: Distribution) -> bool:
 
 def covariance(law: Distribution) -> Tensor:
     """Returns the covariance of a Gaussian law over its flattened event, `[D, D]`."""
-    return law.covariance_matrix if isinstance(law, MultivariateNormal) else law.variance.reshape(-1).diag()
+    if not isinstance(law, MultivariateNormal):
+        return law.variance.reshape(-1).diag()
+    factor = law.scale_tril.tril()  # what lies above the diagonal is no part of the law, and has no gradient
+    return factor @ factor.mT
 
 
 def taylor(cost: Callable[[Tensor], Tensor], centre: Tensor) -> Taylor:

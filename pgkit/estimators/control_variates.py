@@ -8,7 +8,7 @@ from typing import Annotated, Literal, final
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, VonMises
 from torch.func import jacrev
 
 from pgkit.core import control_variates
@@ -62,7 +62,7 @@ class ControlVariates(ExpectationEstimator):
         """Raises UsageError where the law's support moves, or it does not know the moments that are asked of it."""
         Score(baseline=self.baseline).accepts(expectation, parameters)
         law = expectation.law(parameters)
-        if self.variates is None and not _moments(law, self.order).isfinite().all():
+        if self.variates is None and not _knows_moments(law, self.order):
             raise UsageError(
                 f"estimator: control_variates of order {self.order} for {type(law).__name__}, whose moments are not "
                 "known; expected variates=… or a lower order"
@@ -106,7 +106,8 @@ class ControlVariates(ExpectationEstimator):
 
     def _of_law(self, expectation: Expectation) -> Variates:
         def powers(samples: Tensor) -> Tensor:
-            flat = samples.reshape(len(samples), -1).to(torch.get_default_dtype())
+            flat = samples.reshape(len(samples), -1)
+            flat = flat if flat.is_floating_point() else flat.to(torch.get_default_dtype())
             return torch.cat([flat**power for power in range(1, self.order + 1)] or [flat[:, :0]], dim=1)
 
         return Variates(function=powers, mean=lambda theta: _moments(expectation.law(theta), self.order))
@@ -116,3 +117,13 @@ def _moments(law: Distribution, order: int) -> Tensor:
     """Returns the means of the powers of every coordinate of a law's samples, `[order · D]`."""
     mean = law.mean.reshape(-1)
     return torch.cat([mean, law.variance.reshape(-1) + mean.square()][:order] or [mean[:0]])
+
+
+def _knows_moments(law: Distribution, order: int) -> bool:
+    """Returns whether a law says what the moments of its samples are; torch's von Mises law has those on the circle."""
+    if isinstance(law.base_dist if isinstance(law, Independent) else law, VonMises):
+        return order == 0
+    try:
+        return bool(_moments(law, order).isfinite().all())
+    except NotImplementedError:
+        return False

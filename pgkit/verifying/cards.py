@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from pgkit.verifying.pairs import Option
-from pgkit.verifying.report import number, refusals
+from pgkit.verifying.report import number
 from pgkit.verifying.rows import Row
 
 
@@ -43,8 +43,18 @@ def _card(option: Option, rows: Sequence[Row], command: str) -> Iterator[str]:
     if done:
         yield from ("", _LEGEND, "")
     if len(done) < len(rows):
-        yield from ("## Where it is refused", "", *(f"- {line}" for line in refusals(rows)), "")
+        yield from ("## Where it is refused", "", *_refused(rows), "")
     yield f"Written by `{command}`; not to be edited."
+
+
+def _refused(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields one line for each reason, with the problems that it was given for."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            reasons.setdefault(row.reason, []).append(row.problem)
+    for reason, problems in reasons.items():
+        yield f"- {', '.join(dict.fromkeys(problems))}: {reason}"
 
 
 def _docstring(option: Option) -> Iterator[str]:

@@ -77,7 +77,8 @@ def options(group: str) -> dict[str, Option]:
     found: dict[str, Option] = {}
     for folder in _folders():
         for file in sorted((folder / group).glob("*.yaml")):
-            node = _node(OmegaConf.load(file))
+            content = _node(OmegaConf.load(file))
+            node = content.get(group, content)  # a file for the whole configuration names its group
             if isinstance(node.get("_target_"), str) and file.stem not in found:
                 comment = " ".join(re.findall(r"^# ?(.*)", file.read_text(encoding="utf-8").split("_target_")[0], re.M))
                 found[file.stem] = Option(name=file.stem, node=node, comment=comment)

@@ -14,8 +14,8 @@ from rich.table import Table
 from pgkit.run.output import Output
 from pgkit.verifying.rows import Row
 
-_WIDTH = 160
-_STYLES = {"BIASED": "bold red", "FAILED": "bold red", "biased, as it says": "yellow", "unbiased": "green"}
+_WIDTH = 180
+_STYLES = {"BIASED": "bold red", "FAILED": "bold red", "biased as stated": "yellow", "unbiased": "green"}
 
 
 def console() -> Console:
@@ -59,12 +59,13 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def refusals(rows: Sequence[Row]) -> list[str]:
-    """Returns one line for each estimator that some problems are not for, with the reason of the first."""
-    by_reason: dict[tuple[str, str], list[str]] = {}
+    """Returns one line for each estimator that some problems are not for, with the first of the reasons."""
+    found: dict[str, list[Row]] = {}
     for row in rows:
         if row.reason:
-            by_reason.setdefault((row.estimator, row.reason), []).append(row.problem)
-    return [f"{name} on {', '.join(dict.fromkeys(on))}: {why}" for (name, why), on in sorted(by_reason.items())]
+            found.setdefault(row.estimator, []).append(row)
+    problems = {name: ", ".join(dict.fromkeys(row.problem for row in own)) for name, own in sorted(found.items())}
+    return [f"{name} on {on}: {found[name][0].reason}" for name, on in problems.items()]
 
 
 def number(value: float | None) -> str:

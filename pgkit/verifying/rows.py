@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pgkit.problems.measurement import Measurement
 
-Verdict = Literal["unbiased", "BIASED", "biased, as it says", "no bias seen", "not known", "refused", "FAILED"]
+Verdict = Literal["unbiased", "BIASED", "biased as stated", "no bias seen", "not known", "refused", "FAILED"]
 
 
 _ROUNDING = 1e-12
@@ -101,5 +101,5 @@ def _verdict(row: Row, threshold: float) -> Verdict:
     if row.p_value is None:
         return "not known"
     if row.p_value < threshold:
-        return "BIASED" if row.claims_unbiased else "biased, as it says"
+        return "BIASED" if row.claims_unbiased else "biased as stated"
     return "unbiased" if row.claims_unbiased else "no bias seen"

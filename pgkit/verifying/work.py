@@ -41,6 +41,9 @@ def _result(pair: Pair, num_samples: int, repeats: int, seed: int) -> Row:
     row = Row(problem=pair.problem.name, estimator=pair.estimator.name, baseline=pair.baseline.name)
     try:
         problem, estimator = pair.build()
+        estimator.accepts(problem.expectation(), problem.parameters())
+        if (particles := getattr(estimator, "particles", 1)) > 1:
+            raise UsageError(f"estimator.particles: {particles}, a tighter bound with another gradient, expected 1")
         known = getattr(problem, "exact_gradient", None)
         found = measure(
             problem,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.distributions import Cauchy, Normal, OneHotCategorical
+from torch.distributions import Cauchy, Normal, OneHotCategorical, VonMises
 
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.baselines.constant import Zero
@@ -12,6 +12,7 @@ from pgkit.errors import UsageError
 from pgkit.estimate import estimate_gradient
 from pgkit.estimators.control_variates import ControlVariates, Variates
 from pgkit.estimators.score import Score
+from pgkit.problems.horizon import InfiniteHorizon
 from pgkit.types import Expectation
 from tests.laws import bandit, batches, exact_gradient, given, square
 
@@ -77,6 +78,19 @@ def test_a_law_without_moments_is_refused() -> None:
     ):
         ControlVariates(baseline=Zero()).accepts(law, {"at": torch.tensor(0.0)})
     ControlVariates(baseline=Zero(), order=0).accepts(law, {"at": torch.tensor(0.0)})
+
+
+def test_a_law_on_the_circle_is_refused_for_its_moments_are_not_those_of_the_angle() -> None:
+    law = Expectation(cost=torch.cos, law=lambda p: VonMises(p["at"], 1.5))
+    with pytest.raises(UsageError, match="for VonMises, whose moments are not known"):
+        ControlVariates(baseline=Zero(), order=1).accepts(law, {"at": torch.tensor(0.7)})
+    ControlVariates(baseline=Zero(), order=0).accepts(law, {"at": torch.tensor(0.7)})
+
+
+def test_a_law_that_tells_no_moments_is_refused() -> None:
+    problem = InfiniteHorizon()
+    with pytest.raises(UsageError, match="for Trajectories, whose moments are not known"):
+        ControlVariates(baseline=Zero()).accepts(problem.expectation(), problem.parameters())
 
 
 def test_too_few_samples_are_refused_and_few_have_no_error() -> None:

@@ -149,3 +149,19 @@ def test_what_cannot_be_done_is_refused_by_name(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         estimate_gradient(cost, law, torch.tensor(0.3), estimator="score_delta")
+
+
+def test_what_lies_above_the_diagonal_of_a_cholesky_factor_has_no_gradient() -> None:
+    theta = {"mean": PLANE["mean"], "root": PLANE["root"]}
+    found = ScoreDelta(baseline=Zero()).estimate(
+        Expectation(
+            cost=lambda x: x.sum(dim=1).square(),
+            law=lambda p: MultivariateNormal(p["mean"], scale_tril=p["root"], validate_args=False),
+        ),
+        theta,
+        num_samples=3,
+        generator=torch.Generator().manual_seed(0),
+    )
+    slope = 2 * theta["root"].sum(dim=0)
+    expected = torch.stack([slope, slope]).tril()
+    torch.testing.assert_close(found.by_name()["root"], expected, rtol=0, atol=1e-12)

@@ -7,7 +7,6 @@ from typing import get_args
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from pgkit.config import build, config_dir
@@ -19,6 +18,7 @@ from pgkit.problems.horizon import InfiniteHorizon, ShortCorridor
 from pgkit.problems.known import IntegratedProblem, KnownProblem, as_leaves, flat_gradient, scores
 from pgkit.problems.lqr import LQR
 from pgkit.problems.tabular import SmallProcess
+from pgkit.verifying.pairs import options
 
 COSTS = get_args(Cost)
 
@@ -167,8 +167,11 @@ def test_the_short_corridor_is_that_of_the_book() -> None:
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (config_dir() / "problem").glob("*.yaml")))
 def test_a_known_problem_says_what_is_so(name: str) -> None:
-    node = OmegaConf.load(config_dir() / "problem" / f"{name}.yaml")
-    if "???" in str(node) or not hasattr(problem := build(node, expects=Problem), "exact_gradient"):
+    option = options("problem").get(name)
+    if option is None or "???" in str(option.node):
+        return
+    problem = build(option.node, expects=Problem)
+    if not hasattr(problem, "exact_gradient"):
         return
     parameters, expectation = problem.parameters(), problem.expectation()
     law = expectation.law(parameters)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgkit.estimate import estimate_gradient as estimate_gradient
 
 __version__ = "0.1.0"
 
@@ -13,3 +16,12 @@ def load_policy(run_folder: Path | str) -> Any:
     from pgkit.playback import load_policy  # torch is loaded only when it is needed
 
     return load_policy(run_folder)
+
+
+def __getattr__(name: str) -> Any:
+    """Returns what `from pgkit import …` asks for; torch is loaded only then."""
+    if name == "estimate_gradient":
+        from pgkit.estimate import estimate_gradient
+
+        return estimate_gradient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

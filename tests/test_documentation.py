@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/metrics.md", "experiments/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/metrics.md",
+    "docs/vi.md",
+    "docs/blackbox.md",
+    "experiments/README.md",
+)
 AREAS = "return|episode|gradient|policy|baseline|critic|update|time|steps"
 TAG = re.compile(rf"(?:{AREAS})/[a-z_0-9]+")
 
@@ -72,14 +80,20 @@ def test_the_metrics_page_defines_every_tag_and_no_other() -> None:
     assert defined == logged_tags(), f"differing: {sorted(defined ^ logged_tags())}"
 
 
-def test_the_readme_example_shows_that_a_baseline_lowers_the_variance() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.DOTALL)
-    result = subprocess.run(
-        [sys.executable, "-c", "import torch; torch.manual_seed(0)\n" + example],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+def example(number: int) -> str:
+    """Returns what a Python example of the README prints."""
+    code = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.DOTALL)[number]
+    command = [sys.executable, "-c", "import torch; torch.manual_seed(0)\n" + code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    zero, half_way = (float(number) for number in re.findall(r"per_sample_variance=([0-9.e-]+)", result.stdout))
+    return result.stdout
+
+
+def test_the_readme_example_estimates_a_gradient_within_its_error_bar() -> None:
+    mean, error = (float(number) for number in re.findall(r"-?[0-9.]+", example(0)))
+    assert abs(mean - 2) < 3 * error < 0.3
+
+
+def test_the_readme_example_shows_that_a_baseline_lowers_the_variance() -> None:
+    zero, half_way = (float(number) for number in re.findall(r"per_sample_variance=([0-9.e-]+)", example(1)))
     assert half_way < 0.5 * zero

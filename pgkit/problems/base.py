@@ -37,11 +37,11 @@ class Problem(ABC):
         return self.at(parameters)
 
     def objective(self, parameters: Parameters) -> float | None:
-        """Returns the value of the expectation, exactly, or on noise that is the same at every call; None if unknown."""
+        """Returns the value of the expectation, exactly or on noise that never changes; None if unknown."""
         return None
 
     def distance(self, parameters: Parameters) -> float | None:
-        """Returns how far the parameters are from the exact answer, in the units that the class says; None if unknown."""
+        """Returns how far the parameters are from the exact answer, in the class's own unit; None if unknown."""
         return None
 
     def close(self) -> None:

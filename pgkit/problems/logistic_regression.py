@@ -84,9 +84,8 @@ class LogisticRegression(Problem):
     def log_joint(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """Returns log p(x, y) `[N]`, the likelihood that of the launches in `index`, scaled up to all of them."""
         inputs, signs = (self.inputs, self.signs) if index is None else (self.inputs[index], self.signs[index])
-        prior = (torch.distributions.Normal(0.0, 1.0).log_prob(x / self.prior_scale) - math.log(self.prior_scale)).sum(
-            -1
-        )
+        standard = torch.distributions.Normal(0.0, 1.0)
+        prior = (standard.log_prob(x / self.prior_scale) - math.log(self.prior_scale)).sum(-1)
         return prior + len(self.signs) / len(signs) * logsigmoid(signs * (x @ inputs.T)).sum(-1)
 
     def _bound(self, parameters: Parameters, index: Tensor) -> Elbo:

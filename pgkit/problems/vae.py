@@ -20,9 +20,9 @@ from pgkit.vi.elbo import Elbo, Entropy, elbo
 class VAE(Problem):
     """The ELBO of p(y, z) = N(z; 0, I) N(y; decoder(z), noise² I) with q(z | y) = N by an encoder; maximised.
 
-    Data: a spiral surface of two latent dimensions bent into `width` of them by a fixed random map, with noise. One
-    sample is the latents of a whole minibatch, whose ELBO is a sum over its data; an estimator of an importance-
-    weighted bound weighs minibatches too, so that it wants `batch_size=1`. The objective is the ELBO per datum over
+    Data: sines of a fixed random map of two latent dimensions, `width` of them, with noise. One sample is the latents
+    of a whole minibatch, whose ELBO is a sum over its data; an estimator of an importance-weighted bound weighs whole
+    minibatches, so that it wants `batch_size=1`. The objective is the ELBO per datum over
     all data, on noise that is the same at every call; there is no exact answer.
     Source: Kingma and Welling 2014, arXiv:1312.6114; Rezende, Mohamed and Wierstra 2014, arXiv:1401.4082.
     """
@@ -39,7 +39,7 @@ class VAE(Problem):
         noise: Positive = 0.3,
         entropy: Entropy = "detached",
         batch_size: Count | None = 32,
-        target: float | None = -4.5,
+        target: float | None = -7.5,
         data_seed: Index = 0,
     ) -> None:
         generator = torch.Generator().manual_seed(data_seed)

@@ -13,7 +13,7 @@ from pgkit.options import Count, Index, Positive
 from pgkit.problems.base import Problem
 from pgkit.problems.known import as_leaves, flat_gradient
 from pgkit.types import Parameters
-from pgkit.vi.elbo import Elbo, Entropy, elbo
+from pgkit.vi.elbo import Elbo, Entropy, elbo, with_blankets
 
 Approximation = Literal["mean_field", "full_rank"]
 
@@ -99,12 +99,16 @@ class ConjugateGaussian(Problem):
         inputs, outputs, scale = self.inputs[index], self.outputs[index], len(self.outputs) / len(index)
         normal = torch.distributions.Normal(0.0, 1.0)
 
-        def log_joint(x: Tensor, theta: Parameters) -> Tensor:
+        def log_likelihood(x: Tensor) -> Tensor:
             residuals = (outputs - x @ inputs.T) / self.noise
-            log_likelihood = (normal.log_prob(residuals) - math.log(self.noise)).sum(-1)
-            return normal.log_prob(x).sum(-1) + scale * log_likelihood
+            return scale * (normal.log_prob(residuals) - math.log(self.noise)).sum(-1)
 
-        return elbo(log_joint, self.law, parameters, entropy=self.entropy)
+        def log_joint(x: Tensor, theta: Parameters) -> Tensor:
+            return normal.log_prob(x).sum(-1) + log_likelihood(x)
+
+        bound = elbo(log_joint, self.law, parameters, entropy=self.entropy)
+        law = self.law({name: value.detach() for name, value in parameters.items()})
+        return with_blankets(bound, log_prior=normal.log_prob, log_likelihood=log_likelihood, law=law)
 
     def _divergence(self, parameters: Parameters) -> float:
         law = families.as_multivariate(self.law(parameters))

@@ -6,12 +6,13 @@ may be dropped from every gradient, which changes its variance and not its mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
+import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
 from pgkit.types import Expectation, Parameters
 
@@ -25,11 +26,14 @@ class Elbo(Expectation):
     """An evidence lower bound at some parameters; what the estimators of `pgkit.vi` need of it beyond an expectation.
 
     `log_joint` maps samples `[N, *event]` and parameters to log p(x, y) `[N]`; `model_moves` says whether it depends on
-    the parameters.
+    the parameters. Where q is a product of factors, `terms` maps samples to terms `[N, M]` that add up to the cost, and
+    `blankets` lists for each factor those that move with it: the terms of its Markov blanket.
     """
 
     log_joint: LogJoint
     model_moves: bool
+    terms: Callable[[Tensor], Tensor] | None = None
+    blankets: Sequence[Sequence[int]] = ()
 
     def path_only(self) -> Expectation:
         """Returns the same bound without the gradient of log q: the score of its law is dropped, its mean is 0."""
@@ -75,6 +79,25 @@ def elbo(
         log_joint=log_joint,
         model_moves=model_moves,
     )
+
+
+def with_blankets(
+    bound: Elbo, *, log_prior: Callable[[Tensor], Tensor], log_likelihood: Callable[[Tensor], Tensor], law: Distribution
+) -> Elbo:
+    """Returns the bound with its terms apart: log p(x_d) − log q(x_d) of each factor, and the likelihood, of all.
+
+    Shapes: samples `[N, D]`; log_prior `[N, D]`, log_likelihood `[N]`; `law` is q where the bound's cost is taken, a
+    product over D. Without a product the bound comes back as it was.
+    Source: Ranganath, Gerrish and Blei 2014, arXiv:1401.0118, section 3.1.
+    """
+    if not isinstance(law, Independent):
+        return bound
+
+    def terms(x: Tensor) -> Tensor:
+        return torch.cat([log_prior(x) - law.base_dist.log_prob(x), log_likelihood(x)[:, None]], dim=1)
+
+    count = law.event_shape[-1]
+    return replace(bound, terms=terms, blankets=[[factor, count] for factor in range(count)])
 
 
 def with_prior(

@@ -12,6 +12,7 @@ from pgkit.core import pathwise
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator
 from pgkit.estimators.pathwise import Pathwise
+from pgkit.estimators.rao_blackwell import TermwiseScore
 from pgkit.options import Count
 from pgkit.protocols import Baseline
 from pgkit.types import Expectation, GradientEstimate, Parameters
@@ -40,6 +41,41 @@ class StickingTheLanding(ExpectationEstimator):
         """Returns the mean over N samples, with per-sample gradients."""
         alone = bound("sticking_the_landing", expectation).path_only()
         return self._pathwise.estimate(alone, parameters, num_samples=num_samples, generator=generator)
+
+
+@final
+class BlanketScore(ExpectationEstimator):
+    """∇ELBO = E_q[Σ_d ∇log q_d(x_d) (f_d(x) − b_d)], f_d the terms of the bound in the Markov blanket of x_d alone.
+
+    Rao-Blackwellised black-box variational inference, for a q that is a product; log q is not differentiated.
+    Source: Ranganath, Gerrish and Blei 2014, arXiv:1401.0118, section 3.1.
+    """
+
+    takes_baseline = True
+
+    def __init__(self, *, baseline: Baseline) -> None:
+        super().__init__(baseline=baseline)
+        self.unbiased = baseline.unbiased
+
+    def accepts(self, expectation: Expectation, parameters: Parameters) -> None:
+        """Raises UsageError for anything but a bound whose terms are known by factor."""
+        estimator, apart = self._termwise(expectation)
+        estimator.accepts(apart, parameters)
+
+    def estimate(
+        self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
+    ) -> GradientEstimate:
+        """Returns the mean over N samples, with per-sample gradients."""
+        estimator, apart = self._termwise(expectation)
+        return estimator.estimate(apart, parameters, num_samples=num_samples, generator=generator)
+
+    def _termwise(self, expectation: Expectation) -> tuple[TermwiseScore, Expectation]:
+        found = bound("blanket_score", expectation)
+        if found.terms is None:
+            raise UsageError("estimator: blanket_score for a bound that is not apart by factors, expected a mean field")
+        direct = found.log_joint if found.model_moves else None
+        apart = Expectation(cost=found.terms, law=found.law, direct_cost=direct)
+        return TermwiseScore(baseline=self.baseline, terms=[list(each) for each in found.blankets]), apart
 
 
 @final

@@ -90,6 +90,12 @@ def test_full_steps_are_those_of_the_paper() -> None:
     assert stretch == pytest.approx(wanted, abs=1e-10)
 
 
+def test_a_full_step_never_only_rotates() -> None:
+    # A rotation of the factor is the same law, so whatever the gradient, the step has no part in that direction.
+    stretch = full_step(wide(0.0, 0.0, 0.0), noise(3), noise(3) + 3 * torch.eye(3))[1]
+    assert stretch == pytest.approx(stretch.T, abs=1e-12) and stretch.abs().max() > 0.1
+
+
 def test_optimizers_step_against_the_gradient_by_those_steps() -> None:
     mean, log_scale = torch.nn.Parameter(wide(1.0, 2.0)), torch.nn.Parameter(wide(0.0, math.log(2)))
     optimizer = SNES([("mean", mean), ("log_scale", log_scale)], lr=0.5, scale_rate=0.2)
@@ -179,6 +185,8 @@ def test_a_policy_of_zeros_earns_what_its_first_action_does() -> None:
         assert costs.shape == (3,) and (costs <= -8).all() and (costs >= -11).all()
         balanced = torch.zeros(1, 10, dtype=torch.float64)
         balanced[0, 5:9] = wide(0.0, 0.2, 1.0, 1.0)  # pushes to where the pole falls
+        both = expectation.cost(torch.cat([balanced, torch.zeros_like(balanced)]))
+        assert both[0] < -100 and both[1] >= -11, "an episode goes on after its end"
         cost = float(expectation.cost(balanced))
         assert cost < -100 and problem.objective({}) == cost
     finally:

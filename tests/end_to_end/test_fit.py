@@ -244,6 +244,25 @@ def test_objectives_go_up_and_costs_down(maximise: bool, moved: float) -> None:
     assert torch.equal(leaf.detach(), torch.full((2,), moved))
 
 
+def test_a_long_gradient_is_shortened_and_a_short_one_is_not() -> None:
+    for size, moved in ((4.0, 0.5), (0.25, 0.25)):
+        leaf = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([("x", leaf)], lr=1.0)
+        ascent = Ascent(optimizer=optimizer, parameters={"x": leaf}, maximise=True, max_grad_norm=0.5)
+        metrics = ascent.step(summarise(torch.full((3, 1), size), {"x": leaf}, unbiased=True), progress=0.0)
+        assert float(leaf.detach()) == moved
+        assert (metrics["gradient/norm"], metrics["gradient/norm_clipped"]) == (size, moved)
+
+
+def test_a_linear_schedule_ends_at_nothing() -> None:
+    leaf = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([("x", leaf)], lr=1.0)
+    ascent = Ascent(optimizer=optimizer, parameters={"x": leaf}, maximise=True, schedule="linear")
+    for progress, place in ((0.0, 1.0), (0.75, 1.25), (1.0, 1.25)):
+        ascent.step(summarise(torch.ones(3, 1), {"x": leaf}, unbiased=True), progress=progress)
+        assert float(leaf.detach()) == place
+
+
 def test_the_command_line_fits_and_answers_mistakes_in_one_line(tmp_path: Path) -> None:
     def call(*overrides: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pgkit.fit", *overrides]

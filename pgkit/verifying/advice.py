@@ -66,11 +66,8 @@ def conclusion(rows: Sequence[Row]) -> str:
         return "no unbiased estimator applies"
     least = min(best, key=lambda row: row.variance or 0.0)
     words = [f"best for a second of work: {best[0].name}", f"least variance a sample: {least.name}"]
-    score = next((row for row in rows if row.name == "score" and row.variance), None)
-    if score and best[0].variance and best[0] is not score:
-        words.append(
-            f"score without baseline needs {number((score.variance or 0.0) / best[0].variance)} times its samples"
-        )
+    if best[0].name != "score" and best[0].score_samples:
+        words.append(f"score without baseline needs {number(best[0].score_samples)} times its samples")
     return "; ".join(words)
 
 

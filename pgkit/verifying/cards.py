@@ -63,7 +63,7 @@ def _docstring(option: Option) -> Iterator[str]:
     for paragraph in (inspect.getdoc(getattr(import_module(module), name)) or "").split("\n\n"):
         for field in re.split(r"\n(?=[A-Z][a-z]+: )", paragraph):
             text = " ".join(field.split())
-            yield re.sub(r"^(Source|Bias|Variance|Raises|Shapes):", r"**\1.**", text)
+            yield re.sub(r"^(Source|Bias|Variance|Raises|Shapes):", r"**\1**:", text)
             yield ""
 
 

@@ -37,7 +37,7 @@ def chosen(config: DictConfig) -> list[Pair]:
     if not found:
         raise UsageError("estimators: none of them on any of the problems, expected at least one pair")
     if config.advise and len({pair.problem.name for pair in found}) > 1:
-        raise UsageError("advise: true without a problem, expected problem=NAME beside it")
+        raise UsageError("advise: true without a problem, expected problem=NAME or problems=[NAME] beside it")
     return found
 
 

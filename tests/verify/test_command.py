@@ -51,7 +51,7 @@ def test_advice_says_what_applies_and_writes_cards_if_asked_to(tmp_path: Path) -
     [
         (("problems=[bandits]", "estimators=[score]"), "did you mean bandit?"),
         (("problems=[bandit]", "estimators=[score_function]"), "score_function cannot stand alone"),
-        (("advise=true", "problems=[bandit,gamma]", "estimators=[score]"), "expected problem=NAME"),
+        (("advise=true", "problems=[bandit,gamma]", "estimators=[score]"), "expected problem=NAME or problems"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_advice_ranks_by_work_and_leaves_out_what_is_biased() -> None:
     wrong = row("wrong", work_normalised_variance=0.1, verdict="BIASED")
     biased = row("biased", claims=False, work_normalised_variance=0.1, verdict="no bias seen")
     assert ranked([slow, biased, wrong, quick]) == [quick, slow]
+    worthy = row("quick", work_normalised_variance=1.0, score_samples=3.0, verdict="unbiased")
+    assert conclusion([worthy]).endswith("score without baseline needs 3 times its samples")
     assert "work: quick" in conclusion([slow, quick]) and "sample: slow" in conclusion([slow, quick])
     assert conclusion([wrong]) == "no unbiased estimator applies"
 
@@ -81,7 +83,7 @@ def test_a_card_says_what_the_class_says_and_what_was_measured(tmp_path: Path) -
     assert {file.name for file in files} == {"pathwise.md", "README.md"}
     for said in (
         "∇E[f] = E[∇_θ f(g_θ(ε))]",
-        "**Source.** Kingma",
+        "**Source**: Kingma",
         "| bandit | zero | unbiased |",
         "poisson: not smooth",
     ):

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Constant, MovingAverage, Zero
 from pgkit.baselines.optimal import Optimal, OptimalParameter
+from pgkit.core.sampled_law import as_law
 from pgkit.errors import UsageError, did_you_mean
 from pgkit.estimators.bonnet_price import BonnetPrice
 from pgkit.estimators.control_variates import ControlVariates
@@ -25,6 +26,9 @@ from pgkit.estimators.relax import RELAX
 from pgkit.estimators.score import Score
 from pgkit.protocols import Baseline, GradientEstimator
 from pgkit.types import Expectation, GradientEstimate, Parameters
+
+Sampler = Callable[[int], Tensor]
+LogProb = Callable[[Tensor], Tensor]
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "arm": ARM,
@@ -58,7 +62,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
 
 def estimate_gradient(
     cost: Callable[[Tensor], Tensor],
-    distribution_of: Callable[[Any], Distribution],
+    distribution_of: Callable[[Any], Distribution | tuple[Sampler, LogProb]],
     parameters: Parameters | Tensor,
     *,
     estimator: str | GradientEstimator = "score",
@@ -69,7 +73,9 @@ def estimate_gradient(
     """Returns an estimate of ∇E_{x~p_θ}[cost(x)] with its standard error.
 
     `cost` maps samples `[N, *event]` to `[N]`; `distribution_of` maps the parameters, in the form given (a tensor, or
-    a dictionary of them), to a `torch.distributions.Distribution`. A tensor's gradient goes by the name `parameters`.
+    a dictionary of them), to a `torch.distributions.Distribution`, or to a pair: a sampler `N -> [N, *event]` that
+    draws on torch's global generator, and a log-density `[N, *event] -> [N]`. A tensor's gradient goes by the name
+    `parameters`.
     A baseline is a name, a number, or an object, which may learn from one call to the next.
     Without a generator one is seeded with 0. The global generator is left as it was.
 
@@ -91,7 +97,7 @@ def estimate_gradient(
         _named("estimator", estimator, ESTIMATORS)(baseline=subtracted) if isinstance(estimator, str) else estimator
     )
     return chosen.estimate(
-        Expectation(cost=cost, law=distribution_of),
+        Expectation(cost=cost, law=lambda named: as_law(distribution_of(named))),
         parameters,
         num_samples=num_samples,
         generator=torch.Generator().manual_seed(0) if generator is None else generator,

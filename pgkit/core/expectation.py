@@ -202,7 +202,7 @@ def _gaussian_scores(law: Distribution, samples: Tensor) -> dict[str, Tensor] | 
 
 
 def _scores_by_vmap(expectation: Expectation, parameters: Parameters, samples: Tensor) -> Tensor:
-    one = grad(lambda theta, x: expectation.law(theta).log_prob(x).sum())
+    one = grad(lambda theta, x: expectation.law(theta).log_prob(x[None]).sum())
     gradients = vmap(one, in_dims=(None, 0))(dict(parameters), samples)
     return torch.cat([gradients[name].reshape(len(samples), -1) for name in parameters], dim=1)
 

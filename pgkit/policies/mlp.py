@@ -56,7 +56,7 @@ class MLPPolicy(nn.Module):
 
     def divergence(self, other: MLPPolicy, obs: Observations) -> Tensor:
         """Returns KL(self || other) `[M]` at observations `[M, *obs]`, in nats, without gradients."""
-        arrays: Any = map_observations(lambda x: x.cpu().numpy(), obs)  # type: ignore[arg-type, return-value]
+        arrays: Any = map_observations(lambda x: x.cpu().numpy(), obs)  # type: ignore[arg-type, return-value]  # to numpy
         mine, theirs = (torch.from_numpy(policy.actor()(arrays)) for policy in (self, other))
         return self.law.kl(mine, theirs)
 

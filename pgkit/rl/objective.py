@@ -54,7 +54,7 @@ class PolicyObjective:
         taken = self.trajectories.rows(self.everything)
         for start in range(0, len(taken.index), BLOCK):
             block = slice(start, start + BLOCK)
-            obs = map_observations(lambda x, block=block: x[block], taken.obs)  # type: ignore[misc]
+            obs = map_observations(lambda x, block=block: x[block], taken.obs)  # type: ignore[misc]  # bound now
             part = Rows(obs=obs, actions=taken.actions[block], index=taken.index[block])
             value = self._value(part, self.num_samples)
             yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(taken.index)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from omegaconf import DictConfig
@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from pgkit.config import build
 from pgkit.core.persample import num_parameters
 from pgkit.errors import UsageError
-from pgkit.protocols import Baseline, Critic, Diagnostic, Estimator, Policy, Returns, ScoreBaseline, Update, Weights
+from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, ScoreBaseline, Update, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.lanes import Lanes
 from pgkit.run.seeds import Streams, draw_seed
+from pgkit.snapshot import Diagnostic
 from pgkit.types import Coupling
 
 
@@ -39,7 +40,8 @@ class Parts:
     @property
     def coupling(self) -> Coupling:
         """How the estimate ties the columns of a batch together."""
-        return self.baseline.coupling if self.estimator.coupling == "independent" else self.estimator.coupling
+        strengths = get_args(Coupling)
+        return max(self.baseline.coupling, self.estimator.coupling, key=strengths.index)
 
     @property
     def num_parameters(self) -> int:

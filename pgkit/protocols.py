@@ -6,7 +6,6 @@ Dimension names are those of `pgkit.types`: T time steps, N columns, F factors, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -87,6 +86,9 @@ class Returns(Protocol):
     needs_whole_episodes: bool
     unbiased: bool
 
+    def rewards(self, trajectories: Trajectories) -> Tensor:
+        """Returns the rewards in the unit of the signal, `[T, N]`."""
+
     def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (signal, mask), both `[T, N]`; a return may only take rows out of the mask, never add any."""
 
@@ -142,16 +144,26 @@ class ScoreBaseline(Baseline, Protocol):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """A rule for the detached coefficients whose product with the scores is the gradient."""
+    """A rule for the detached coefficients whose product with the scores is the gradient.
+
+    What is finer than coefficients acts on score sums: a `controlled` estimator has a control variate there.
+    """
 
     unbiased: bool
     coupling: Coupling
+    controlled: bool
 
     def coefficients(self, factors: Factors, baseline: Tensor) -> Tensor:
         """Returns the coefficients `[F, N]`, detached, 0 where the mask is False."""
 
     def scale(self, factors: Factors) -> Tensor:
         """Returns what multiplies (signal − baseline) at every factor, `[F, N]`; 0 where the mask is False."""
+
+    def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
+        """Returns per-sample gradients less their control variate, `[N, P]`; they themselves where there is none.
+
+        Both arguments are `[N, P]`: Σ_t c_t s_t and Σ_t scale_t s_t; `layout` says where parameters lie in P.
+        """
 
 
 @runtime_checkable
@@ -188,8 +200,13 @@ class Update(Protocol):
 class Scores(Protocol):
     """The scores ∇log p of a batch, at the parameters its gradient was taken at; lazy, shared, chunked."""
 
-    layout: Mapping[str, slice]
-    num_parameters: int
+    @property
+    def layout(self) -> Mapping[str, slice]:
+        """Where each trainable parameter lies in P, by name."""
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
 
     def gradients(self, coefficients: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yields (columns, gradients `[M, n, P]`) under M coefficient vectors `[M, F, N]`, or of the first columns."""
@@ -197,38 +214,11 @@ class Scores(Protocol):
     def gradients_of(self, columns: slice, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[M, n, P]` of some columns under M coefficient vectors `[M, F, n]` of theirs."""
 
+    def stacked(self, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[M, N, P]` under M coefficient vectors `[M, F, N]`, or of the first columns."""
+
     def per_sample(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Everything an instrument may look at after an update; frozen, and thrown away afterwards.
-
-    `before` is the policy that the gradient was taken at, `policy` the one that the update left; `scale` is what
-    multiplies (signal − baseline), so that `coefficients` is their product, standardised or not.
-    """
-
-    trajectories: Trajectories
-    factors: Factors
-    baseline: Tensor
-    scale: Tensor
-    coefficients: Tensor
-    coupling: Coupling
-    before: Policy
-    policy: Policy
-    scores: Scores
-
-
-@runtime_checkable
-class Diagnostic(Protocol):
-    """An instrument: reads a snapshot when due, changes nothing, draws nothing from the run's generators."""
-
-    tags: Sequence[str]
-    every: int
-
-    def measure(self, snapshot: Snapshot) -> Metrics:
-        """Returns a value for every one of its tags, None where this batch cannot answer."""
 
 
 @runtime_checkable

@@ -24,21 +24,24 @@ def learn(
     One turn of the loop is the walk of one batch, in the order in which things are read and only then learnt from.
     """
     from pgkit.rl.factors import factors_of
-    from pgkit.rl.objective import PolicyObjective
+    from pgkit.rl.objective import PolicyObjective, correction_of
     from pgkit.run.instruments import Instruments
 
     policy, critic, returns, baseline, update = (
         parts.policy, parts.critic, parts.returns, parts.baseline, parts.update
     )  # fmt: skip
-    instruments = Instruments(parts.diagnostics, policy, coupling=parts.coupling)
+    estimator = parts.estimator
+    instruments = Instruments(parts.diagnostics, policy, estimator=estimator, coupling=parts.coupling)
     act = policy.actor()
     while journal.env_steps < total_steps and not interrupts.requested:
         batch = parts.collector.collect(act, policy.law, parts.streams.policy)
         journal.collected(batch)
         trajectories = batch.trajectories
-        factors = factors_of(trajectories, policy=policy, critic=critic, weights=parts.weights, returns=returns)
+        factors = factors_of(
+            trajectories, policy=policy, critic=critic, weights=parts.weights, returns=returns, estimator=estimator
+        )
         reference = baseline.value(factors)
-        coefficients = parts.estimator.coefficients(factors, reference)
+        coefficients = estimator.coefficients(factors, reference)
         with journal.diagnosing():
             instruments.before(journal.updates, policy)
         objective = PolicyObjective(
@@ -46,6 +49,7 @@ def learn(
             trajectories=trajectories,
             coefficients=coefficients,
             mask=factors.mask,
+            correction=correction_of(estimator, factors, coefficients),
             average=update.average,
             entropy_coefficient=update.entropy_coefficient,
         )
@@ -55,8 +59,7 @@ def learn(
         policy.update(trajectories.rows())
         returns.update(trajectories)
         with journal.diagnosing():
-            scale = parts.estimator.scale
-            metrics |= instruments.after(trajectories, factors, reference, coefficients, scale, policy)
+            metrics |= instruments.after(trajectories, factors, reference, coefficients, policy)
         journal.write(batch, metrics)
         if stop_when_solved and journal.record.solved:
             break

@@ -19,11 +19,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from torch import Tensor
 from torch.distributions import Distribution
+
+if TYPE_CHECKING:
+    from pgkit.protocols import Scores
 
 Observations = Tensor | dict[str, Tensor]
 """Observations as the environment gave them; a Dict or Tuple space becomes a flat dict, keys joined by `/`."""
@@ -31,9 +34,12 @@ Observations = Tensor | dict[str, Tensor]
 Metrics = dict[str, float | None]
 """What an instrument reports; None means that the batch could not answer, never NaN."""
 
-Coupling = Literal["independent", "pairwise", "batch"]
-"""How a baseline ties the samples of a batch together: not at all; as leave-one-out does, so that the estimate is a
-U-statistic of order two; or in any other way, for which no unbiased variance is known."""
+Coupling = Literal["independent", "pairwise", "cross_fitted", "batch"]
+"""How a baseline ties the samples of a batch together, from not at all to in a way for which no variance is known.
+
+`pairwise` as leave-one-out does, so that the estimate is a U-statistic of order two; `cross_fitted` by a reference that
+is fitted to the other samples: then the sample formula of the variance is right but for a share of order 1/N.
+"""
 
 
 def map_observations(function: Callable[[Tensor], Tensor], observations: Observations) -> Observations:
@@ -160,11 +166,15 @@ class Trajectories:
 class Factors:
     """What a score-function estimator sees, whatever was sampled: F factors of N samples.
 
-    Shapes: signal, log_weight, mask `[F, N]`, all detached; values `[F+1, N]` from the critic, or None.
+    Shapes: signal, log_weight, mask, scale, rewards `[F, N]`, all detached; values `[F+1, N]` from the critic;
+    contexts, samples `[F, N, …]`.
 
     `signal` is the outcome credited to each factor, `log_weight` the cumulative log importance weight (0 where the
     sampling law is the current one), `mask` the factors that count; `time` is each factor's index inside its own
-    episode, None where a batch does not hold whole episodes.
+    episode, None where a batch does not hold whole episodes. What follows is None where nobody can give it: `scale`
+    multiplies (signal − baseline), 0 outside the mask; `scores` are those of the sampling law, unscaled and lazy;
+    `rewards` are in the unit of the signal; `contexts` is what each factor was conditioned on and `samples` what was
+    drawn, in RL observations and actions.
     """
 
     signal: Tensor
@@ -172,6 +182,11 @@ class Factors:
     mask: Tensor
     values: Tensor | None = None
     time: Tensor | None = None
+    scale: Tensor | None = None
+    scores: Scores | None = None
+    rewards: Tensor | None = None
+    contexts: Observations | None = None
+    samples: Tensor | None = None
 
     def __post_init__(self) -> None:
         expect("F N .", signal=self.signal, log_weight=self.log_weight, mask=self.mask)

@@ -12,19 +12,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pgkit.core.scores import Scores
 from pgkit.critics.none import NoCritic
+from pgkit.estimators.score_function import ScoreFunction
 from pgkit.policies.mlp import MLPPolicy
 from pgkit.problems.tabular import Process
 from pgkit.protocols import Baseline, Critic, Estimator, Returns
-from pgkit.rl.factors import factors_of
-from pgkit.run.instruments import LogProbability
-from pgkit.types import Factors, Trajectories
+from pgkit.rl.factors import LogProbability, factors_of
+from pgkit.types import Factors, Trajectories, map_observations
 from pgkit.weights.on_policy import OnPolicy
 from tests.tables import TableCritic
 
@@ -132,10 +134,15 @@ class Enumeration:
         wrong[-1] = 0.0  # the objective ends with the horizon
         return TableCritic(value + error * wrong)
 
-    def factors(self, returns: Returns, critic: Critic | None = None) -> Factors:
+    def factors(self, returns: Returns, critic: Critic | None = None, estimator: Estimator | None = None) -> Factors:
         """Returns the factors of the batch of all trajectories."""
         return factors_of(
-            self.trajectories, policy=self.policy, critic=critic or NO_CRITIC, weights=OnPolicy(), returns=returns
+            self.trajectories,
+            policy=self.policy,
+            critic=critic or NO_CRITIC,
+            weights=OnPolicy(),
+            returns=returns,
+            estimator=estimator or ScoreFunction(gamma=1.0),
         )
 
     def estimate(self, columns: Tensor, factors: Factors, baseline: Baseline, estimator: Estimator) -> Tensor:
@@ -160,4 +167,13 @@ def columns_of(factors: Factors, columns: Tensor) -> Factors:
         mask=factors.mask[:, columns],
         values=None if factors.values is None else factors.values[:, columns],
         time=None if factors.time is None else factors.time[:, columns],
+        scale=None if factors.scale is None else factors.scale[:, columns],
+        scores=None if factors.scores is None else _scores_of(factors.scores, columns),
+        rewards=None if factors.rewards is None else factors.rewards[:, columns],
+        contexts=None if factors.contexts is None else map_observations(lambda x: x[:, columns], factors.contexts),
+        samples=None if factors.samples is None else factors.samples[:, columns],
     )
+
+
+def _scores_of(scores: Any, columns: Tensor) -> Scores:
+    return Scores(scores.module, tree_map(lambda x: x[:, columns], scores.inputs), scores.mask[:, columns])

@@ -22,7 +22,7 @@ from pgkit.core.moments import pair_moments
 from pgkit.core.persample import per_sample_by_vmap
 from pgkit.core.scores import Scores
 from pgkit.policies.mlp import MLPPolicy
-from pgkit.run.instruments import LogProbability
+from pgkit.rl.factors import LogProbability
 
 SHAPES = ((128, 8), (128, 16), (500, 8), (64, 256))
 VECTORS = 10

@@ -28,8 +28,16 @@ class Scores:
 
     def __init__(self, module: nn.Module, inputs: Sequence[Any], mask: Tensor) -> None:
         self.module, self.inputs, self.mask = module, tuple(inputs), mask
-        self.layout: Mapping[str, slice] = persample.layout(module)
-        self.num_parameters = persample.num_parameters(module)
+
+    @cached_property
+    def layout(self) -> Mapping[str, slice]:
+        """Where each trainable parameter lies in P, by name."""
+        return persample.layout(self.module)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """P."""
+        return persample.num_parameters(self.module)
 
     def gradients(self, coefficients: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yields (columns, gradients `[M, n, P]`) of the samples under each of M coefficient vectors, in chunks.
@@ -51,6 +59,10 @@ class Scores:
             return persample.combine(part, coefficients, self.num_parameters)
         inputs = tree_map(lambda x: x[:, columns], self.inputs)
         return persample.per_sample_by_vmap(self.module, inputs, coefficients)
+
+    def stacked(self, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[M, N, P]` under each of M coefficient vectors `[M, F, N]`, all in memory."""
+        return torch.cat([gradients for _, gradients in self.gradients(coefficients)], dim=1)
 
     def per_sample(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`, all in memory."""

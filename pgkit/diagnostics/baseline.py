@@ -6,7 +6,7 @@ from typing import final
 
 from pgkit.core.moments import explained_variance
 from pgkit.options import Count
-from pgkit.protocols import Snapshot
+from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
 

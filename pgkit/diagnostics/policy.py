@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from pgkit.options import Count
-from pgkit.protocols import Snapshot
+from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
 

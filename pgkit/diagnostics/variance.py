@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgkit.core.moments import GradientMoments, PairMoments, independent_moments, mean_pairs, pair_moments
 from pgkit.options import Count, Range
-from pgkit.protocols import Snapshot
+from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
 LEAST_COUPLED = 4
@@ -107,6 +107,8 @@ def _cross_gradients(snapshot: Snapshot, columns: slice) -> Tensor:
     """Returns, for columns i and j of a group, the outcomes of i against the scaled scores of j, `[n, n, P]`."""
     outcomes = torch.where(snapshot.factors.mask, snapshot.factors.signal, 0.0)[:, columns].double()
     # The kernel sees differences alone; without what is common to a row they lose nothing to rounding.
-    centred = (outcomes - outcomes.mean(dim=1, keepdim=True)).to(snapshot.scale.dtype)
-    coefficients = centred.T[:, :, None] * snapshot.scale[:, columns]
+    scale = snapshot.factors.scale
+    assert scale is not None
+    centred = (outcomes - outcomes.mean(dim=1, keepdim=True)).to(scale.dtype)
+    coefficients = centred.T[:, :, None] * scale[:, columns]
     return snapshot.scores.gradients_of(columns, coefficients)

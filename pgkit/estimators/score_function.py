@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 from torch import Tensor
@@ -19,6 +20,8 @@ class ScoreFunction:
     return estimates the gradient of no objective; it is what most agents use, and the same thing at γ = 1.
     Source: Williams 1992; Thomas 2014 (ICML) for γ^t.
     """
+
+    controlled = False
 
     def __init__(self, *, gamma: Fraction, standardise: bool = False, discount_states: bool = False) -> None:
         self.gamma, self.standardise, self.discount_states = gamma, standardise, discount_states
@@ -40,3 +43,7 @@ class ScoreFunction:
         if factors.time is None:
             raise ValueError("time: None, expected the step of every factor inside its episode")
         return scale * score.state_discount(factors.time, self.gamma).to(scale.dtype)
+
+    def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
+        """Returns the gradients `[N, P]` as they are."""
+        return gradients

@@ -70,6 +70,10 @@ class ScaledReturn(ABC):
         self.gamma = gamma
         self.scaler = RewardScaler(gamma=gamma, active=scale_rewards)
 
+    def rewards(self, trajectories: Trajectories) -> Tensor:
+        """Returns the rewards in the unit of the signal, `[T, N]`."""
+        return self.scaler.scaled(trajectories.rewards)
+
     @abstractmethod
     def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (signal, mask), both `[T, N]`."""

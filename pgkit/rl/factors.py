@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, final
+
+from torch import Tensor, nn
+
 from pgkit.core.recursions import episode_time
-from pgkit.protocols import Critic, Policy, Returns, Weights
-from pgkit.types import Factors, Trajectories
+from pgkit.core.scores import Scores
+from pgkit.protocols import Critic, Estimator, Policy, Returns, Weights
+from pgkit.types import Factors, Trajectories, map_observations
+
+
+@final
+class LogProbability(nn.Module):
+    """log π(a|s) as a module of observations and actions, so that its scores can be taken."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, obs: Any, actions: Tensor) -> Tensor:
+        """Returns log π(a|s) `[...]`."""
+        result: Tensor = self.policy.log_prob(obs, actions)
+        return result
 
 
 def factors_of(
-    trajectories: Trajectories, *, policy: Policy, critic: Critic, weights: Weights, returns: Returns
+    trajectories: Trajectories,
+    *,
+    policy: Policy,
+    critic: Critic,
+    weights: Weights,
+    returns: Returns,
+    estimator: Estimator,
 ) -> Factors:
     """Returns the factors of a batch: values once, weights in log space, the signal that the return credits.
 
+    The scores are lazy and belong to the policy as it is now: whoever wants them reads them before it moves.
     Shapes: `[T, N]`, one factor a step.
     """
     values = critic.values(trajectories.obs)
     log_weight = weights.log_weight(policy, trajectories)
     signal, mask = returns.signal(trajectories, values, log_weight)
-    time = episode_time(trajectories.starts) if trajectories.whole_episodes else None
-    return Factors(signal=signal, log_weight=log_weight, mask=mask, values=values, time=time)
+    factors = Factors(
+        signal=signal,
+        log_weight=log_weight,
+        mask=mask,
+        values=values,
+        time=episode_time(trajectories.starts) if trajectories.whole_episodes else None,
+        scores=scores_of(LogProbability(policy), trajectories, mask),
+        rewards=returns.rewards(trajectories),
+        contexts=map_observations(lambda x: x[:-1], trajectories.obs),
+        samples=trajectories.actions,
+    )
+    return replace(factors, scale=estimator.scale(factors))
+
+
+def scores_of(log_probability: LogProbability, trajectories: Trajectories, mask: Tensor) -> Scores:
+    """Returns the scores of a batch at the parameters that the policy will have when they are first read."""
+    contexts = map_observations(lambda x: x[:-1], trajectories.obs)
+    return Scores(log_probability, (contexts, trajectories.actions), mask)

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, final
 
+import torch
 from torch import Tensor
 
 from pgkit.core import score
-from pgkit.types import ObjectiveValue, Rows, Trajectories, map_observations
+from pgkit.protocols import Estimator
+from pgkit.types import Factors, ObjectiveValue, Rows, Trajectories, map_observations
 
 BLOCK = 4096
 """Rows differentiated at once: their activations stay in a processor's cache."""
+
+
+def correction_of(estimator: Estimator, factors: Factors, coefficients: Tensor) -> Tensor | None:
+    """Returns what the estimator's control variate on score sums adds to the mean gradient, `[P]`; None without one."""
+    if not estimator.controlled:
+        return None
+    assert factors.scores is not None and factors.scale is not None
+    gradients, scores = factors.scores.stacked(torch.stack([coefficients, factors.scale]))
+    return (estimator.control(gradients, scores, factors.scores.layout) - gradients).mean(dim=0)
 
 
 @final
@@ -19,7 +30,8 @@ class PolicyObjective:
     """Σ c log π(a|s) + β H, summed over steps and averaged over columns, or averaged over valid steps.
 
     The score-function surrogate with its entropy bonus: it evaluates the policy on all valid rows or on those asked
-    for; a random subset of rows gives an unbiased estimate of the whole.
+    for; a random subset of rows gives an unbiased estimate of the whole. A `correction` `[P]` to the mean gradient of
+    a column enters as a term that is linear in the parameters, each row with its share.
     """
 
     def __init__(
@@ -31,6 +43,7 @@ class PolicyObjective:
         mask: Tensor,
         average: Literal["columns", "steps"],
         entropy_coefficient: float,
+        correction: Tensor | None = None,
     ) -> None:
         self.policy, self.trajectories = policy, trajectories
         self.coefficients = coefficients.reshape(-1)
@@ -40,6 +53,7 @@ class PolicyObjective:
         columns = average == "columns"
         self.num_samples = trajectories.num_columns if columns else max(len(self.valid), 1)
         self.entropy_coefficient = entropy_coefficient
+        self.correction = None if correction is None else correction * (trajectories.num_columns / self.num_samples)
 
     def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
         """Returns the objective on flat `rows`, all valid ones by default."""
@@ -63,6 +77,10 @@ class PolicyObjective:
         parameters = self.policy(rows.obs)
         log_prob = self.policy.law.log_prob(parameters, rows.actions)
         surrogate = score.surrogate(log_prob, self.coefficients[rows.index], num_samples=num_samples)
+        if self.correction is not None:
+            flat = torch.cat([each.reshape(-1) for each in self.policy.parameters() if each.requires_grad])
+            share = len(rows.index) / max(len(self.valid), 1) * self.num_samples / num_samples
+            surrogate = surrogate + share * (self.correction @ flat)
         if self.entropy_coefficient == 0:
             return ObjectiveValue(value=surrogate, entropy=self.policy.law.entropy(parameters.detach()).mean())
         entropy = self.policy.law.entropy(parameters)

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from pgkit.core.scores import Scores
-from pgkit.protocols import Diagnostic, Snapshot
-from pgkit.types import Coupling, Factors, Metrics, Trajectories, map_observations
-
-
-@final
-class LogProbability(nn.Module):
-    """log π(a|s) as a module of observations and actions, so that its scores can be taken."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, obs: Any, actions: Tensor) -> Tensor:
-        """Returns log π(a|s) `[...]`."""
-        result: Tensor = self.policy.log_prob(obs, actions)
-        return result
+from pgkit.protocols import Estimator
+from pgkit.rl.factors import LogProbability, scores_of
+from pgkit.snapshot import Diagnostic, Snapshot
+from pgkit.types import Coupling, Factors, Metrics, Trajectories
 
 
 @final
@@ -36,8 +23,11 @@ class Instruments:
     measured.
     """
 
-    def __init__(self, diagnostics: Mapping[str, Diagnostic], policy: Any, *, coupling: Coupling) -> None:
+    def __init__(
+        self, diagnostics: Mapping[str, Diagnostic], policy: Any, *, estimator: Estimator, coupling: Coupling
+    ) -> None:
         self._diagnostics = dict(diagnostics)
+        self._estimator = estimator
         self._before = copy.deepcopy(policy)
         self._log_probability = LogProbability(self._before)
         self._coupling = coupling
@@ -56,23 +46,21 @@ class Instruments:
         factors: Factors,
         baseline: Tensor,
         coefficients: Tensor,
-        scale: Callable[[Factors], Tensor],
         policy: Any,
     ) -> Metrics:
         """Returns what the due instruments say about the update that was made since `before`."""
         if not self._due:
             return {}
-        inputs = (map_observations(lambda x: x[:-1], trajectories.obs), trajectories.actions)
         snapshot = Snapshot(
             trajectories=trajectories,
             factors=factors,
             baseline=baseline,
-            scale=scale(factors),
             coefficients=coefficients,
+            estimator=self._estimator,
             coupling=self._coupling,
             before=self._before,
             policy=policy,
-            scores=Scores(self._log_probability, inputs, factors.mask),
+            scores=scores_of(self._log_probability, trajectories, factors.mask),
         )
         metrics: Metrics = {}
         for diagnostic in self._due:

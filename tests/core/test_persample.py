@@ -21,7 +21,7 @@ from pgkit.core.persample import (
 )
 from pgkit.core.scores import Scores
 from pgkit.policies.mlp import MLPPolicy
-from pgkit.run.instruments import LogProbability
+from pgkit.rl.factors import LogProbability
 
 pytestmark = [pytest.mark.equivalence, pytest.mark.usefixtures("float64")]
 

@@ -21,9 +21,10 @@ from pgkit.diagnostics.policy import PolicyChange
 from pgkit.diagnostics.variance import GradientVariance
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.problems.tabular import BANDIT, CHAIN
-from pgkit.protocols import Baseline, Snapshot
+from pgkit.protocols import Baseline
 from pgkit.returns.discounted import RewardToGo
-from pgkit.run.instruments import LogProbability
+from pgkit.rl.factors import LogProbability
+from pgkit.snapshot import Snapshot
 from pgkit.types import Coupling
 from tests.problems import Enumeration, columns_of
 
@@ -40,13 +41,14 @@ def snapshot(
 ) -> Snapshot:
     """Returns what an instrument sees of a batch, before any update was made."""
     batch = problem.trajectories.columns(columns)
-    factors = columns_of(problem.factors(RewardToGo(gamma=gamma)), columns)
-    estimator, reference = ScoreFunction(gamma=gamma, discount_states=gamma < 1), baseline.value(factors)
+    estimator = ScoreFunction(gamma=gamma, discount_states=gamma < 1)
+    factors = columns_of(problem.factors(RewardToGo(gamma=gamma), estimator=estimator), columns)
+    reference = baseline.value(factors)
     return Snapshot(
         trajectories=batch,
         factors=factors,
         baseline=reference,
-        scale=estimator.scale(factors),
+        estimator=estimator,
         coefficients=estimator.coefficients(factors, reference),
         coupling=coupling or baseline.coupling,
         before=problem.policy,

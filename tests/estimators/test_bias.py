@@ -15,7 +15,7 @@ from pgkit.problems.tabular import BANDIT, CHAIN, Process
 from pgkit.protocols import Baseline, Returns
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total
-from pgkit.run.instruments import LogProbability
+from pgkit.rl.factors import LogProbability
 from tests.problems import Enumeration, columns_of
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]

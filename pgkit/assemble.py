@@ -11,13 +11,14 @@ import torch
 from omegaconf import DictConfig
 
 from pgkit.config import build
-from pgkit.core.persample import num_parameters
+from pgkit.core.persample import layout, num_parameters
+from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
 from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, ScoreBaseline, Update, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.lanes import Lanes
 from pgkit.run.seeds import Streams, draw_seed
-from pgkit.snapshot import Diagnostic
+from pgkit.snapshot import Diagnostic, Facts
 from pgkit.types import Coupling
 
 
@@ -62,6 +63,13 @@ def assemble(config: DictConfig) -> Parts:
         policy = build(config["policy"], expects=Policy, trusted=trusted, action_space=lanes.action_space, **spaces)
         minibatches = torch.Generator().manual_seed(draw_seed(streams.minibatches))
         critic = build(config["critic"], expects=Critic, trusted=trusted, generator=minibatches, **spaces)
+    facts = Facts(
+        env=config.env.id,
+        columns=config.collect.get("episodes", lanes.num_lanes),
+        whole_episodes="episodes" in config.collect,
+        has_values=has_values(critic),
+        layout=layout(policy),
+    )
     optimizer = build(
         config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
     )
@@ -77,7 +85,7 @@ def assemble(config: DictConfig) -> Parts:
         estimator=build(config["estimator"], expects=Estimator, trusted=trusted),
         update=build(config["update"], expects=Update, trusted=trusted, optimizer=optimizer),
         diagnostics={
-            name: build(node, expects=Diagnostic, trusted=trusted)
+            name: build(node, expects=Diagnostic, trusted=trusted, offers={"facts": facts})
             for name, node in config.diagnostics.items()
             if name != "every"
         },
@@ -94,6 +102,11 @@ def forked_torch_generator(seed: int) -> Iterator[None]:
         yield
 
 
+def has_values(critic: object) -> bool:
+    """Returns whether a critic has values to give."""
+    return not isinstance(critic, NoCritic)
+
+
 def _check_fit(parts: Parts, config: DictConfig) -> None:
     """Holds every part, plug-ins too, to what it says of itself."""
     columns = config.collect.get("episodes", parts.lanes.num_lanes)
@@ -104,7 +117,7 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
         )
     if isinstance(parts.baseline, ScoreBaseline):
         raise UsageError(f"baseline: {_name(parts.baseline)} in training, expected one that needs no scores")
-    if type(parts.critic).__name__ == "NoCritic":
+    if not has_values(parts.critic):
         needy: Sequence[Any] = (parts.returns, parts.baseline)
         for group, part in zip(("returns", "baseline"), needy, strict=True):
             if part.needs_values:

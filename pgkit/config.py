@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import hydra
@@ -97,11 +98,19 @@ def check(config: DictConfig, *, trusted: Sequence[str] = ()) -> DictConfig:
     return result
 
 
-def build(node: Mapping[str, Any], *, expects: type[Any], trusted: Sequence[str] = (), **runtime: Any) -> Any:
+def build(
+    node: Mapping[str, Any],
+    *,
+    expects: type[Any],
+    trusted: Sequence[str] = (),
+    offers: Mapping[str, Any] = MappingProxyType({}),
+    **runtime: Any,
+) -> Any:
     """Returns the object that a node describes: its `_target_`, called with its keys and what the program hands over.
 
-    The one place where a configuration becomes an object. A prefix decides what may be imported; the class found must
-    then say itself that it lives in an allowed package, because modules hold much that is not theirs.
+    `runtime` goes to every constructor, `offers` to those that name it. The one place where a configuration becomes an
+    object. A prefix decides what may be imported; the class found must then say itself that it lives in an allowed
+    package, because modules hold much that is not theirs.
 
     Raises: UsageError where the target is not allowed, is no class, refuses its keys or is not what is expected.
     """
@@ -113,9 +122,10 @@ def build(node: Mapping[str, Any], *, expects: type[Any], trusted: Sequence[str]
     for key in _keys(keywords):
         if key == "_target_" or key in RESERVED:
             raise UsageError(f"{name}: {key} inside {target}, expected plain values")
-    if taken := sorted(set(keywords) & set(runtime)):
+    if taken := sorted(set(keywords) & {*runtime, *offers}):
         raise UsageError(f"{name}.{taken[0]}: set in the configuration, expected to be left to the program")
     kind = _class(name, target, trusted)
+    runtime |= {key: value for key, value in offers.items() if key in inspect.signature(kind).parameters}
     try:
         inspect.signature(kind).bind(**keywords, **runtime)
         made = kind(**keywords, **runtime)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +29,20 @@ class Snapshot:
     before: Policy
     policy: Policy
     scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a run before its first batch; handed to every instrument whose constructor names `facts`.
+
+    `layout` says where each parameter of the policy lies in P; `columns` is N. `env` is the name of the environment.
+    """
+
+    env: str
+    columns: int
+    whole_episodes: bool
+    has_values: bool
+    layout: Mapping[str, slice]
 
 
 @runtime_checkable

@@ -7,11 +7,14 @@ Every variance here is the trace of a covariance matrix. `per_sample_variance` i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pgkit.types import expect
+
+Number = TypeVar("Number", float, Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,17 @@ class PairMoments:
 
     def variance_of_mean(self, num_samples: int) -> float:
         """Returns the variance of the U-statistic over all pairs of `num_samples` samples."""
-        one, both = self.sharing_one - self.disjoint, self.same - self.disjoint
-        return (4 * (num_samples - 2) * one + 2 * both) / (num_samples * (num_samples - 1))
+        return pair_variance(self.disjoint, self.sharing_one, self.same, num_samples)
+
+
+def pair_variance(disjoint: Number, sharing_one: Number, same: Number, num_samples: int) -> Number:
+    """Returns the variance of a U-statistic of order two over N samples from its kernel's moments, elementwise.
+
+    Shapes: numbers, or tensors of one shape.
+    Source: Hoeffding 1948 (Annals of Mathematical Statistics 19:293).
+    """
+    one, both = sharing_one - disjoint, same - disjoint
+    return (4 * (num_samples - 2) * one + 2 * both) / (num_samples * (num_samples - 1))
 
 
 def pair_moments(cross: Tensor) -> PairMoments:
@@ -84,16 +96,50 @@ def pair_moments(cross: Tensor) -> PairMoments:
     n = expect("n n P .", cross=cross)["n"]
     if n < 4:
         raise ValueError(f"cross: {n} samples, expected at least 4")
-    own = cross.diagonal(dim1=0, dim2=1).T
-    kernel = 0.5 * (own[:, None] + own[None, :] - cross - cross.transpose(0, 1))
-    rows = kernel.sum(dim=1)
-    total = float(rows.sum(dim=0).square().sum())
-    by_row = float(rows.square().sum())
-    by_pair = float(kernel.square().sum())
+    sums = kernel_sums(cross)
+    total, by_row, by_pair = float(sums.total), float(sums.by_row), float(sums.by_pair)
     return PairMoments(
         disjoint=(total - 4 * by_row + 2 * by_pair) / (n * (n - 1) * (n - 2) * (n - 3)),
         sharing_one=(by_row - by_pair) / (n * (n - 1) * (n - 2)),
         same=by_pair / (n * (n - 1)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSums:
+    """Inner products of the sums over a kernel h_ij and its rows r_i = Σ_j h_ij, double; T = Σ_i r_i.
+
+    Shapes: total |T|², by_row Σ_i |r_i|² and by_pair Σ_ij |h_ij|² are scalars; with_total T·r_i, own |r_i|²,
+    with_rows Σ_j r_j·h_ij and row Σ_j |h_ij|² are `[n]`.
+    """
+
+    total: Tensor
+    by_row: Tensor
+    by_pair: Tensor
+    with_total: Tensor
+    own: Tensor
+    with_rows: Tensor
+    row: Tensor
+
+
+def kernel_sums(cross: Tensor) -> KernelSums:
+    """Returns the sums that the moments of the leave-one-out kernel, with and without a sample, are made of.
+
+    Shapes: cross `[n, n, P]`, as in `pair_moments`.
+    """
+    diagonal = cross.diagonal(dim1=0, dim2=1).T
+    kernel = 0.5 * (diagonal[:, None] + diagonal[None, :] - cross - cross.transpose(0, 1))
+    rows = kernel.sum(dim=1)
+    everything = rows.sum(dim=0)
+    own, row = rows.square().sum(dim=1).double(), kernel.square().sum(dim=(1, 2)).double()
+    return KernelSums(
+        total=everything.square().sum().double(),
+        by_row=own.sum(),
+        by_pair=row.sum(),
+        with_total=(rows @ everything).double(),
+        own=own,
+        with_rows=torch.einsum("ijp,jp->i", kernel, rows).double(),
+        row=row,
     )
 
 

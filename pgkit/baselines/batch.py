@@ -41,7 +41,7 @@ class LeaveOneOut(MemorylessBaseline):
 
     def __init__(self, *, ended: Literal["zero", "exclude"] = "zero") -> None:
         self.ended = ended
-        self.coupling: Coupling = "pairwise" if ended == "zero" else "batch"
+        self.coupling: Coupling = "pairwise" if ended == "zero" else "cross_fitted"
 
     def value(self, factors: Factors) -> Tensor:
         """Returns the mean of the other columns of the row, `[F, N]`; 0 where no other column is left."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
 from pgkit.core.moments import GradientMoments, PairMoments, independent_moments, mean_pairs, pair_moments
+from pgkit.diagnostics.gradients import (
+    LEAST_COUPLED,
+    Unanswered,
+    affordable,
+    cross_gradients,
+    gradients_in_use,
+    groups_of,
+)
 from pgkit.options import Count, Range
 from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
-LEAST_COUPLED = 4
-"""Columns without which the variance of a leave-one-out estimate has no unbiased estimate."""
+LEAST_CROSS_FITTED = 8
+"""Columns from which on the sample formula is trusted with a baseline that is fitted to the others."""
 MOST_GROUPS = 4
 """Groups of columns that are looked at in one batch: their cost grows with the square of their size."""
-MOST_NUMBERS = 2**25
-"""Numbers in one group's cross gradients, about 128 MiB in float32."""
 
 
 @final
@@ -27,9 +32,10 @@ class GradientVariance:
 
     All quantities are those of the mean over columns of the summed surrogate, without the entropy bonus, whatever
     scale the update gives its objective. Where leave-one-out couples the columns, the variance of the mean is that of
-    a U-statistic, estimated without bias in groups of at most `group` columns; where a baseline couples them in
-    another way, nothing unbiased is known and the values are null. Of a batch with more than `max_columns` columns
-    the first ones are measured, and the variance of the mean is still that of the whole batch.
+    a U-statistic, estimated without bias in groups of at most `group` columns; where a baseline is fitted to the other
+    columns, the sample formula leaves out a share of order 1/N; where anything else couples them, nothing is known and
+    the values are null. Of a batch with more than `max_columns` columns the first ones are measured, and the variance
+    of the mean is still that of the whole batch.
     """
 
     tags = (
@@ -47,19 +53,18 @@ class GradientVariance:
         group: Annotated[int, Range(least=8)] = 16,
     ) -> None:
         self.every, self.max_columns, self.group = every, max_columns, group
-        self._said: set[str] = set()
+        self._unanswered = Unanswered()
 
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns the variance of one column's gradient and of the mean, the debiased SNR and the expected cosine."""
         reason = _obstacle(snapshot)
         if reason is not None:
-            if reason not in self._said:
-                logging.getLogger("pgkit").warning("gradient/variance_of_mean is null: %s", reason)
-                self._said.add(reason)
-            return dict.fromkeys(self.tags)
-        coefficients = snapshot.coefficients[:, : self.max_columns]
-        mean, squares = _sums(snapshot, coefficients)
-        measured, columns = coefficients.shape[1], snapshot.coefficients.shape[1]
+            return self._unanswered(self.tags, reason)
+        columns = snapshot.coefficients.shape[1]
+        measured = min(columns, self.max_columns or columns)
+        if snapshot.estimator.controlled:
+            measured = min(measured, affordable(snapshot, num_vectors=2))
+        mean, squares = _sums(snapshot, measured)
         if snapshot.coupling == "pairwise":
             pairs = self._pairs(snapshot)
             signal = float(mean.square().sum()) - pairs.variance_of_mean(measured)
@@ -75,14 +80,9 @@ class GradientVariance:
 
     def _pairs(self, snapshot: Snapshot) -> PairMoments:
         """Returns the moments of the symmetric kernel whose mean over pairs of columns the estimate is."""
-        affordable = int((MOST_NUMBERS / snapshot.scores.num_parameters) ** 0.5)
-        size = max(LEAST_COUPLED, min(self.group, affordable))
-        columns = torch.arange(snapshot.coefficients.shape[1])
-        # As many groups as keep to that size, unless they would get too small to be of use.
-        number = min(-(-len(columns) // size), len(columns) // LEAST_COUPLED)
-        groups = columns.tensor_split(number)[:MOST_GROUPS]
-        cross = (_cross_gradients(snapshot, slice(int(group[0]), int(group[-1]) + 1)) for group in groups)
-        return mean_pairs([pair_moments(block) for block in cross])
+        columns = snapshot.coefficients.shape[1]
+        groups = groups_of(columns, self.group, snapshot.scores.num_parameters)[:MOST_GROUPS]
+        return mean_pairs([pair_moments(block) for block in cross_gradients(snapshot, snapshot.factors.signal, groups)])
 
 
 def _obstacle(snapshot: Snapshot) -> str | None:
@@ -90,25 +90,17 @@ def _obstacle(snapshot: Snapshot) -> str | None:
     columns = snapshot.coefficients.shape[1]
     if snapshot.coupling == "batch":
         return "a statistic of the whole batch couples its columns"
-    least = LEAST_COUPLED if snapshot.coupling == "pairwise" else 2
+    least = {"pairwise": LEAST_COUPLED, "cross_fitted": LEAST_CROSS_FITTED}.get(snapshot.coupling, 2)
     return f"{columns} columns, and at least {least} are needed" if columns < least else None
 
 
-def _sums(snapshot: Snapshot, coefficients: Tensor) -> tuple[Tensor, float]:
-    """Returns the mean gradient `[P]` and the sum over columns of squared norms."""
+def _sums(snapshot: Snapshot, num_columns: int) -> tuple[Tensor, float]:
+    """Returns the mean gradient `[P]` of the first columns and the sum of their squared norms."""
+    if snapshot.estimator.controlled:
+        gradients = gradients_in_use(snapshot, num_columns)
+        return gradients.mean(dim=0), float(gradients.square().sum())
     total, squares = torch.zeros(()), 0.0
-    for _, gradients in snapshot.scores.gradients(coefficients[None]):
-        total = total + gradients[0].sum(dim=0)
-        squares += float(gradients[0].square().sum())
-    return total / coefficients.shape[1], squares
-
-
-def _cross_gradients(snapshot: Snapshot, columns: slice) -> Tensor:
-    """Returns, for columns i and j of a group, the outcomes of i against the scaled scores of j, `[n, n, P]`."""
-    outcomes = torch.where(snapshot.factors.mask, snapshot.factors.signal, 0.0)[:, columns].double()
-    # The kernel sees differences alone; without what is common to a row they lose nothing to rounding.
-    scale = snapshot.factors.scale
-    assert scale is not None
-    centred = (outcomes - outcomes.mean(dim=1, keepdim=True)).to(scale.dtype)
-    coefficients = centred.T[:, :, None] * scale[:, columns]
-    return snapshot.scores.gradients_of(columns, coefficients)
+    for _, chunk in snapshot.scores.gradients(snapshot.coefficients[None, :, :num_columns]):
+        total = total + chunk[0].sum(dim=0)
+        squares += float(chunk[0].square().sum())
+    return total / num_columns, squares

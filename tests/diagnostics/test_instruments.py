@@ -15,7 +15,7 @@ from torch import Tensor
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.baselines.constant import Zero
 from pgkit.core.scores import Scores
-from pgkit.diagnostics import variance
+from pgkit.diagnostics import gradients, variance
 from pgkit.diagnostics.baseline import ExplainedVariance
 from pgkit.diagnostics.policy import PolicyChange
 from pgkit.diagnostics.variance import GradientVariance
@@ -106,7 +106,7 @@ def test_discounted_states_enter_the_pairs() -> None:
     # The mean over pairs of the kernel is the estimate itself, with γ^t on the scores.
     problem, columns = Enumeration(CHAIN), torch.tensor([0, 7, 13, 20])
     seen = snapshot(problem, columns, LeaveOneOut(), gamma=0.7)
-    cross = variance._cross_gradients(seen, slice(0, 4))
+    (cross,) = gradients.cross_gradients(seen, seen.factors.signal, [slice(0, 4)])
     own = cross.diagonal(dim1=0, dim2=1).T
     kernel = 0.5 * (own[:, None] + own[None, :] - cross - cross.transpose(0, 1))
     estimate = torch.cat([gradients[0] for _, gradients in seen.scores.gradients(seen.coefficients[None])]).mean(dim=0)
@@ -122,7 +122,7 @@ def test_no_group_is_larger_than_was_asked_for_nor_too_small(num_columns: int, m
     GradientVariance(group=16).measure(snapshot(problem, torch.arange(num_columns) % 3, LeaveOneOut()))
     assert sizes and min(sizes) >= 4 and max(sizes) <= 16
     sizes.clear()
-    monkeypatch.setattr(variance, "MOST_NUMBERS", 6**2 * len(problem.exact_gradient(1.0)))
+    monkeypatch.setattr(gradients, "MOST_NUMBERS", 6**2 * len(problem.exact_gradient(1.0)))
     GradientVariance(group=16).measure(snapshot(problem, torch.arange(num_columns) % 3, LeaveOneOut()))
     assert sizes and min(sizes) >= 4 and max(sizes) < 8
 
@@ -132,7 +132,7 @@ def test_no_group_is_larger_than_was_asked_for_nor_too_small(num_columns: int, m
     [
         (3, LeaveOneOut(), None, "3 columns, and at least 4 are needed"),
         (1, Zero(), None, "1 columns, and at least 2 are needed"),
-        (8, LeaveOneOut(ended="exclude"), None, "a statistic of the whole batch couples its columns"),
+        (7, LeaveOneOut(ended="exclude"), None, "7 columns, and at least 8 are needed"),
         (8, Zero(), "batch", "a statistic of the whole batch couples its columns"),
     ],
 )
@@ -143,7 +143,7 @@ def test_what_a_batch_cannot_answer_is_null_with_one_warning(
     seen = snapshot(Enumeration(CHAIN), torch.arange(num_columns), baseline, coupling=coupling)
     with caplog.at_level(logging.WARNING, logger="pgkit"):
         assert [instrument.measure(seen) for _ in range(3)] == 3 * [dict.fromkeys(instrument.tags)]
-    assert [record.getMessage() for record in caplog.records] == [f"gradient/variance_of_mean is null: {reason}"]
+    assert [record.getMessage() for record in caplog.records] == [f"gradient/per_sample_variance is null: {reason}"]
 
 
 def test_the_signal_to_noise_ratio_and_cosine_are_those_of_the_moments() -> None:

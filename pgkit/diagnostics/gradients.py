@@ -1,0 +1,78 @@
+"""What instruments share: per-column gradients of the estimate in use, cross gradients, a word where there is none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pgkit.snapshot import Snapshot
+from pgkit.types import Metrics
+
+LEAST_COUPLED = 4
+"""Columns without which the variance of a leave-one-out estimate has no unbiased estimate."""
+MOST_NUMBERS = 2**25
+"""Numbers in one block of gradients, about 128 MiB in float32."""
+
+
+@final
+class Unanswered:
+    """Answers for an instrument that cannot: None for every tag, and the reason in the log, once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, tags: Sequence[str], reason: str) -> Metrics:
+        """Returns None for every tag."""
+        if reason not in self._said:
+            logging.getLogger("pgkit").warning("%s is null: %s", tags[0], reason)
+            self._said.add(reason)
+        return dict.fromkeys(tags)
+
+
+def gradients_in_use(snapshot: Snapshot, num_columns: int | None = None) -> Tensor:
+    """Returns the gradients `[n, P]` of the first columns, or all, under the estimator in use and its control variate.
+
+    All in memory: whoever may meet a large batch asks for as many columns as `affordable` says.
+    """
+    coefficients = snapshot.coefficients[:, :num_columns]
+    if not snapshot.estimator.controlled:
+        return snapshot.scores.per_sample(coefficients)
+    assert snapshot.factors.scale is not None
+    stacked = torch.stack([coefficients, snapshot.factors.scale[:, :num_columns]])
+    gradients, scores = snapshot.scores.stacked(stacked)
+    return snapshot.estimator.control(gradients, scores, snapshot.scores.layout)
+
+
+def affordable(snapshot: Snapshot, num_vectors: int = 1) -> int:
+    """Returns the number of columns whose gradients under so many coefficient vectors may be in memory at once."""
+    return max(1, MOST_NUMBERS // (num_vectors * snapshot.scores.num_parameters))
+
+
+def groups_of(num_columns: int, size: int, num_parameters: int) -> list[slice]:
+    """Returns neighbouring columns in groups of about `size`, small enough for their cross gradients to be in memory.
+
+    Groups never have fewer than LEAST_COUPLED columns; there are as many as keep to the size otherwise.
+    """
+    largest = max(LEAST_COUPLED, min(size, int((MOST_NUMBERS / num_parameters) ** 0.5)))
+    number = max(1, min(-(-num_columns // largest), num_columns // LEAST_COUPLED))
+    parts = torch.arange(num_columns).tensor_split(number)
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+def cross_gradients(snapshot: Snapshot, signal: Tensor, groups: Sequence[slice]) -> Iterator[Tensor]:
+    """Yields, for columns i and j of each group, the outcomes of i against the scaled scores of j, `[n, n, P]`.
+
+    Shapes: signal `[F, N]`, columns that ended counting as 0.
+    """
+    scale = snapshot.factors.scale
+    assert scale is not None
+    outcomes = torch.where(snapshot.factors.mask, signal, 0.0).double()
+    for columns in groups:
+        # The kernel sees differences alone; without what is common to a row they lose nothing to rounding.
+        centred = outcomes[:, columns] - outcomes[:, columns].mean(dim=1, keepdim=True)
+        coefficients = centred.to(scale.dtype).T[:, :, None] * scale[:, columns]
+        yield snapshot.scores.gradients_of(columns, coefficients)

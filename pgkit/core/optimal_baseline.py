@@ -13,6 +13,8 @@ Schaal 2008 (Neural Networks 21:682) for one a parameter.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -58,6 +60,28 @@ def cross_fitted_parameter(gradients: Tensor, scores: Tensor, *, folds: int | No
     num_samples = expect("N P .", gradients=gradients, scores=scores)["N"]
     fold = folds_of(num_samples, num_samples if folds is None else folds)
     return _ratio(others(gradients * scores, fold), others(scores.square(), fold))[fold]
+
+
+def cross_fitted_layer(
+    gradients: Tensor, scores: Tensor, layout: Mapping[str, slice], *, folds: int | None = None
+) -> Tensor:
+    """Returns one number a layer of the other folds for every sample, repeated over its parameters, `[N, P]`.
+
+    A layer is a module: its weight and bias share the prefix of their names. It is optimal for the trace of the
+    layer's own covariance, and so for that of the whole.
+    Bias: none.
+    Shapes: gradients, scores `[N, P]`; `layout` says where each parameter lies in P.
+    Raises: ValueError where fewer than two folds can be made.
+    """
+    result = torch.zeros_like(gradients)
+    layers: dict[str, list[slice]] = {}
+    for name, where in layout.items():
+        layers.setdefault(name.rpartition(".")[0], []).append(where)
+    for slices in layers.values():
+        own = [torch.cat([x[:, where] for where in slices], dim=1) for x in (gradients, scores)]
+        for where in slices:
+            result[:, where] = cross_fitted(own[0], own[1], folds=folds)
+    return result
 
 
 def folds_of(num_samples: int, folds: int) -> Tensor:

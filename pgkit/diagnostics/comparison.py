@@ -1,0 +1,168 @@
+"""What one batch says about many estimators: per-column gradients of each, and how they scatter.
+
+Every candidate's gradient is a sum of a few basis gradients, Σ_t c_t s_t for c a signal, 1, the critic's value or a
+leave-one-out mean, so that one pass over the scores answers for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pgkit.core import gls, optimal_baseline, score
+from pgkit.core.jackknife import Spread, pair_spread, spread
+from pgkit.diagnostics.candidates import Candidate, leave_one_out, signal_of
+from pgkit.diagnostics.gradients import LEAST_COUPLED, affordable, cross_gradients, gradients_in_use, groups_of
+from pgkit.snapshot import Snapshot
+from pgkit.types import Coupling
+
+CURRENT = "current"
+"""The name of the estimator in use."""
+LEAST_CROSS_FITTED = 8
+"""Columns from which on the sample formula is trusted with a baseline that is fitted to the others."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a batch says about one estimator.
+
+    `inner` estimates ⟨E g, E r⟩ without bias for independent columns, r being the estimator in use; it takes r from
+    the other columns, so that noise which both share does not count as agreement.
+    """
+
+    spread: Spread
+    per_sample_variance: float
+    inner: float
+
+
+@final
+class Comparison:
+    """The per-column gradients of the candidates on the first columns of one batch, [n, P] at a time."""
+
+    def __init__(
+        self, snapshot: Snapshot, candidates: Sequence[Candidate], *, gamma: float, max_columns: int | None
+    ) -> None:
+        self._snapshot, self._gamma = snapshot, gamma
+        self.columns = snapshot.coefficients.shape[1]
+        self._signals = {each.name: signal_of(each, snapshot, gamma=gamma) for each in candidates}
+        self._vectors = self._basis(candidates)
+        room = affordable(snapshot, len(self._vectors) + 4)
+        self.measured = min(self.columns, max_columns or self.columns, room)
+        stacked = snapshot.scores.stacked(torch.stack(list(self._vectors.values()))[:, :, : self.measured])
+        self._gradients = dict(zip(self._vectors, stacked, strict=True))
+
+    def current(self) -> Tensor:
+        """Returns the gradients of the estimator in use, `[n, P]`."""
+        return gradients_in_use(self._snapshot, self.measured)
+
+    def gradients(self, each: Candidate) -> Tensor:
+        """Returns the gradients of a candidate, `[n, P]`."""
+        base = self._gradients[f"signal {each.name}"]
+        reference = each.reference
+        if reference == "value":
+            return base - self._gradients["values"]
+        if reference == "leave_one_out":
+            return base - self._gradients[f"leave_one_out {each.name}"]
+        if reference == "zero":
+            return base
+        ones = self._gradients["total ones" if each.credit == "total" else "ones"]
+        if reference == "optimal":
+            return base - optimal_baseline.cross_fitted(base, ones) * ones
+        if reference == "optimal_parameter":
+            return base - optimal_baseline.cross_fitted_parameter(base, ones) * ones
+        if reference == "optimal_layer":
+            layout = self._snapshot.scores.layout
+            return base - optimal_baseline.cross_fitted_layer(base, ones, layout) * ones
+        return gls.less_fitted(base, torch.stack([ones, self._gradients["values"]]))
+
+    def signal(self, each: Candidate) -> Tensor:
+        """Returns the signal of a candidate, `[T, N]`."""
+        return self._signals[each.name]
+
+    def _basis(self, candidates: Sequence[Candidate]) -> Mapping[str, Tensor]:
+        """Returns the coefficient vectors `[T, N]` whose gradients the candidates are made of, by name."""
+        factors = self._snapshot.factors
+        assert factors.scale is not None
+        vectors = {"ones": factors.scale}
+        for each in candidates:
+            # The whole return carries γ^t itself.
+            scale = score.scale(factors.log_weight, factors.mask) if each.credit == "total" else factors.scale
+            signal = self._signals[each.name]
+            vectors[f"signal {each.name}"] = signal * scale
+            if each.credit == "total":
+                vectors["total ones"] = scale
+            if each.reference in ("value", "gls"):
+                assert factors.values is not None
+                vectors["values"] = factors.values[:-1] * factors.scale
+            if each.reference == "leave_one_out":
+                vectors[f"leave_one_out {each.name}"] = leave_one_out(signal, factors.mask) * scale
+        return vectors
+
+
+def findings(
+    snapshot: Snapshot,
+    candidates: Sequence[Candidate],
+    *,
+    gamma: float,
+    max_columns: int | None,
+    group: int,
+) -> dict[str, Finding]:
+    """Returns what a batch says about the estimator in use and the candidates, by name; nothing of those it cannot."""
+    comparison = Comparison(snapshot, candidates, gamma=gamma, max_columns=max_columns)
+    reference = comparison.current()
+    groups = groups_of(comparison.measured, group, snapshot.scores.num_parameters)
+    pairs: list[tuple[Tensor, Spread]] = []
+
+    def of_pairs(signal: Tensor) -> Spread:
+        """Returns the spread of leave-one-out on a signal, once for every signal."""
+        for known, found in pairs:
+            if torch.equal(known, signal):
+                return found
+        found = pair_spread(list(cross_gradients(snapshot, signal, groups)), num_samples=comparison.columns)
+        pairs.append((signal, found))
+        return found
+
+    def everyone() -> Iterator[tuple[str, Tensor, Coupling, Tensor]]:
+        yield CURRENT, reference, snapshot.coupling, snapshot.factors.signal
+        for each in candidates:
+            yield each.name, comparison.gradients(each), _coupling(each), comparison.signal(each)
+
+    result: dict[str, Finding] = {}
+    for name, gradients, coupling, signal in everyone():
+        if comparison.measured < _least(coupling):
+            continue
+        if coupling == "pairwise":
+            # With γ^t or weights in the scale the kernel stays that of differences; cross gradients carry the scale.
+            scattered = of_pairs(signal)
+            own = float(gradients.square().sum()) / comparison.measured - float(scattered.signal[0])
+        else:
+            scattered = spread(gradients, num_samples=comparison.columns)
+            own = float(scattered.variance[0]) * comparison.columns
+        result[name] = Finding(spread=scattered, per_sample_variance=own, inner=_inner_of_means(gradients, reference))
+    return result
+
+
+def _inner_of_means(first: Tensor, second: Tensor) -> float:
+    """Returns the mean of ⟨g_i, r_j⟩ over all pairs of different columns; both `[n, P]`."""
+    n = len(first)
+    together = float(first.sum(dim=0).double() @ second.sum(dim=0).double())
+    return (together - float((first * second).sum())) / (n * (n - 1))
+
+
+def _coupling(each: Candidate) -> Coupling:
+    if each.reference in ("zero", "value"):
+        return "independent"
+    return "pairwise" if each.reference == "leave_one_out" else "cross_fitted"
+
+
+def _least(coupling: Coupling) -> float:
+    """Returns the number of columns from which on the variance is known; infinity where it never is."""
+    known: Mapping[Coupling, float] = {
+        "independent": 2, "pairwise": LEAST_COUPLED, "cross_fitted": LEAST_CROSS_FITTED, "batch": float("inf"),
+    }  # fmt: skip
+    return known[coupling]

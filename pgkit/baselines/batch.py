@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pgkit.baselines.base import MemorylessBaseline
+from pgkit.core import score
 from pgkit.types import Coupling, Factors
 
 
@@ -45,10 +46,9 @@ class LeaveOneOut(MemorylessBaseline):
 
     def value(self, factors: Factors) -> Tensor:
         """Returns the mean of the other columns of the row, `[F, N]`; 0 where no other column is left."""
-        # Double precision, so that equal outcomes cancel exactly and not to rounding noise.
+        if self.ended == "zero":
+            return score.leave_one_out(factors.signal, factors.mask)
         signal = torch.where(factors.mask, factors.signal, 0.0).double()
         others = signal.sum(dim=1, keepdim=True) - signal
-        if self.ended == "zero":
-            return (others / (signal.shape[1] - 1)).to(factors.signal.dtype)
         count = factors.mask.sum(dim=1, keepdim=True) - factors.mask.to(signal.dtype)
         return (others / count.clamp(min=1)).to(factors.signal.dtype)

@@ -35,6 +35,19 @@ def coefficients(signal: Tensor, baseline: Tensor, scale: Tensor) -> Tensor:
     return (torch.where(scale == 0, 0.0, signal - baseline) * scale).detach()
 
 
+def leave_one_out(signal: Tensor, mask: Tensor) -> Tensor:
+    """Returns the mean signal of the other columns at each factor, those outside the mask counting as 0.
+
+    Bias: none as a baseline: a column's reference does not depend on its own samples.
+    Shapes: both `[F, N]`, N of at least 2.
+    Source: Kool, van Hoof and Welling 2019 (ICLR workshop).
+    """
+    expect("F N .", signal=signal, mask=mask)
+    # Double precision, so that equal outcomes cancel exactly and not to rounding noise.
+    outcomes = torch.where(mask, signal, 0.0).double()
+    return ((outcomes.sum(dim=1, keepdim=True) - outcomes) / (signal.shape[1] - 1)).to(signal.dtype)
+
+
 def surrogate(log_prob: Tensor, coefficients: Tensor, *, num_samples: float) -> Tensor:
     """Returns the scalar Σ c log p / num_samples, whose gradient is the score-function estimate.
 

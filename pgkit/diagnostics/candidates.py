@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, cast, final, get_args
 
 import torch
@@ -89,17 +89,6 @@ def signal_of(each: Candidate, snapshot: Snapshot, *, gamma: float) -> Tensor:
     if each.credit == "total":
         result = (result[0] * (factors.log_weight[0] - factors.log_weight).exp()).expand_as(result)
     return torch.where(factors.mask, result, 0.0)
-
-
-def leave_one_out(signal: Tensor, mask: Tensor) -> Tensor:
-    """Returns the mean of the other columns' signals at each time, ended ones counting 0, `[T, N]`."""
-    outcomes = torch.where(mask, signal, 0.0).double()
-    return ((outcomes.sum(dim=1, keepdim=True) - outcomes) / (signal.shape[1] - 1)).to(signal.dtype)
-
-
-def with_signal(snapshot: Snapshot, signal: Tensor) -> Snapshot:
-    """Returns the snapshot as if the return had credited another signal `[T, N]`."""
-    return replace(snapshot, factors=replace(snapshot.factors, signal=signal))
 
 
 def _obstacle(each: Candidate, facts: Facts) -> str | None:

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from pgkit.core import gls, optimal_baseline, score
 from pgkit.core.jackknife import Spread, pair_spread, spread
-from pgkit.diagnostics.candidates import Candidate, leave_one_out, signal_of
-from pgkit.diagnostics.gradients import LEAST_COUPLED, affordable, cross_gradients, gradients_in_use, groups_of
+from pgkit.diagnostics.candidates import Candidate, signal_of
+from pgkit.diagnostics.gradients import LEAST_COLUMNS, affordable, cross_gradients, gradients_in_use, groups_of
 from pgkit.snapshot import Snapshot
 from pgkit.types import Coupling
 
 CURRENT = "current"
 """The name of the estimator in use."""
-LEAST_CROSS_FITTED = 8
-"""Columns from which on the sample formula is trusted with a baseline that is fitted to the others."""
 
 
 @final
@@ -100,7 +98,7 @@ class Comparison:
                 assert factors.values is not None
                 vectors["values"] = factors.values[:-1] * factors.scale
             if each.reference == "leave_one_out":
-                vectors[f"leave_one_out {each.name}"] = leave_one_out(signal, factors.mask) * scale
+                vectors[f"leave_one_out {each.name}"] = score.leave_one_out(signal, factors.mask) * scale
         return vectors
 
 
@@ -134,7 +132,7 @@ def findings(
 
     result: dict[str, Finding] = {}
     for name, gradients, coupling, signal in everyone():
-        if comparison.measured < _least(coupling):
+        if comparison.measured < LEAST_COLUMNS[coupling]:
             continue
         if coupling == "pairwise":
             # With γ^t or weights in the scale the kernel stays that of differences; cross gradients carry the scale.
@@ -158,11 +156,3 @@ def _coupling(each: Candidate) -> Coupling:
     if each.reference in ("zero", "value"):
         return "independent"
     return "pairwise" if each.reference == "leave_one_out" else "cross_fitted"
-
-
-def _least(coupling: Coupling) -> float:
-    """Returns the number of columns from which on the variance is known; infinity where it never is."""
-    known: Mapping[Coupling, float] = {
-        "independent": 2, "pairwise": LEAST_COUPLED, "cross_fitted": LEAST_CROSS_FITTED, "batch": float("inf"),
-    }  # fmt: skip
-    return known[coupling]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from pgkit.snapshot import Snapshot
-from pgkit.types import Metrics
+from pgkit.types import Coupling, Metrics
 
-LEAST_COUPLED = 4
-"""Columns without which the variance of a leave-one-out estimate has no unbiased estimate."""
+LEAST_COLUMNS: Mapping[Coupling, float] = {"independent": 2, "pairwise": 4, "cross_fitted": 8, "batch": math.inf}
+"""Columns without which the variance of an estimate is not known: a U-statistic needs four; where a reference is
+fitted to the others the sample formula is trusted from eight on; where anything else couples them, never."""
 MOST_NUMBERS = 2**25
 """Numbers in one block of gradients, about 128 MiB in float32."""
 
@@ -55,10 +57,11 @@ def affordable(snapshot: Snapshot, num_vectors: int = 1) -> int:
 def groups_of(num_columns: int, size: int, num_parameters: int) -> list[slice]:
     """Returns neighbouring columns in groups of about `size`, small enough for their cross gradients to be in memory.
 
-    Groups never have fewer than LEAST_COUPLED columns; there are as many as keep to the size otherwise.
+    Groups never have fewer than the four columns of a U-statistic; there are as many as keep to the size otherwise.
     """
-    largest = max(LEAST_COUPLED, min(size, int((MOST_NUMBERS / num_parameters) ** 0.5)))
-    number = max(1, min(-(-num_columns // largest), num_columns // LEAST_COUPLED))
+    least = int(LEAST_COLUMNS["pairwise"])
+    largest = max(least, min(size, int((MOST_NUMBERS / num_parameters) ** 0.5)))
+    number = max(1, min(-(-num_columns // largest), num_columns // least))
     parts = torch.arange(num_columns).tensor_split(number)
     return [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pgkit.core.moments import GradientMoments, PairMoments, independent_moments, mean_pairs, pair_moments
 from pgkit.diagnostics.gradients import (
-    LEAST_COUPLED,
+    LEAST_COLUMNS,
     Unanswered,
     affordable,
     cross_gradients,
@@ -20,8 +20,6 @@ from pgkit.options import Count, Range
 from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
-LEAST_CROSS_FITTED = 8
-"""Columns from which on the sample formula is trusted with a baseline that is fitted to the others."""
 MOST_GROUPS = 4
 """Groups of columns that are looked at in one batch: their cost grows with the square of their size."""
 
@@ -90,7 +88,7 @@ def _obstacle(snapshot: Snapshot) -> str | None:
     columns = snapshot.coefficients.shape[1]
     if snapshot.coupling == "batch":
         return "a statistic of the whole batch couples its columns"
-    least = {"pairwise": LEAST_COUPLED, "cross_fitted": LEAST_CROSS_FITTED}.get(snapshot.coupling, 2)
+    least = LEAST_COLUMNS[snapshot.coupling]
     return f"{columns} columns, and at least {least} are needed" if columns < least else None
 
 

@@ -6,6 +6,7 @@ Dimension names are those of `pgkit.types`: T time steps, N columns, F factors, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,12 +18,19 @@ from pgkit.types import (
     Factors,
     GradientEstimate,
     Metrics,
-    ObjectiveValue,
     Observations,
     Parameters,
     Rows,
     Trajectories,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveValue:
+    """An objective evaluated on some rows: `value` is differentiable and to be maximised, `entropy` a mean in nats."""
+
+    value: Tensor
+    entropy: Tensor
 
 
 class Objective(Protocol):

@@ -215,29 +215,33 @@ class Expectation:
 class GradientEstimate:
     """A gradient and what is known about its error.
 
-    Shapes: mean, standard_error `[P]`; per_sample `[N, P]`. `per_sample` is None where an estimator has none to give,
-    `standard_error` None where no honest one is known. `independent` is False when a statistic of the batch couples
-    the samples; `shapes` maps parameter names to shapes, in the order in which they lie in P. `metrics` is what the
-    estimator counted on its way: costs that it clipped, the effective sample size of its weights.
+    Shapes: mean, standard_error `[P]`; per_sample `[N, P]`. Those of single samples and the error that they show cost
+    more than the mean: they are computed when first read, from the samples that the mean came from. `per_sample` is
+    None where an estimator has none to give, `standard_error` None where no honest one is known. `independent` is
+    False when a statistic of the batch couples the samples; `shapes` maps parameter names to shapes, in the order in
+    which they lie in P. `metrics` is what the estimator counted on its way: costs that it clipped, the effective
+    sample size of its weights.
     """
 
     mean: Tensor
-    standard_error: Tensor | None
-    per_sample: Tensor | None
     unbiased: bool
     independent: bool
     shapes: Mapping[str, tuple[int, ...]]
     metrics: Metrics = field(default_factory=dict)
+    rows: Callable[[], Tensor | None] = field(repr=False, compare=False)
+    error: Callable[[Tensor | None], Tensor | None] = field(repr=False, compare=False)
+
+    @cached_property
+    def per_sample(self) -> Tensor | None:
+        """The gradient of every sample, `[N, P]`."""
+        return self.rows()
+
+    @cached_property
+    def standard_error(self) -> Tensor | None:
+        """The standard error of the mean, `[P]`."""
+        return self.error(self.per_sample)
 
     def by_name(self) -> dict[str, Tensor]:
         """Returns the mean gradient of each parameter, in its own shape."""
         pieces = self.mean.split([prod(shape) for shape in self.shapes.values()])
         return {name: piece.reshape(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveValue:
-    """An objective evaluated on some rows: `value` is differentiable and to be maximised, `entropy` a mean in nats."""
-
-    value: Tensor
-    entropy: Tensor

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from pgkit.core.expectation import repeated
+from pgkit.core.arguments import repeated
 from pgkit.core.pathwise import cost_gradient
 from pgkit.errors import UsageError
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from inspect import signature
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,55 +18,26 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from torch.func import grad, vjp, vmap
 
 from pgkit.core import gaussian
+from pgkit.core.arguments import arguments, repeated
 from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
 
 @contextmanager
 def seeded_by(generator: torch.Generator) -> Iterator[None]:
     """Yields nothing: inside the block torch's global generator, on which laws draw, follows `generator`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    # Torch's own fork and seeding look after every accelerator too, which costs more than a small estimate.
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    try:
         yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 def draw(law: Distribution, num_samples: int, generator: torch.Generator) -> Tensor:
     """Returns samples `[N, *event]`, detached; the global generator is left as it was."""
     with seeded_by(generator), torch.no_grad():
         return law.sample(torch.Size([num_samples]))
-
-
-def arguments(law: Distribution) -> dict[str, Tensor]:
-    """Returns the tensors a distribution was made of, by name: those it was given, not those derived from them.
-
-    Empty where they are not all that it was made of: a mixture, a transformed law, a relaxed one with a temperature.
-    """
-    if isinstance(law, Independent):
-        return arguments(law.base_dist)
-    if not set(signature(type(law)).parameters) <= {"validate_args", *law.arg_constraints, *_sizes(law)}:
-        return {}
-    given = {name: law.__dict__[name] for name in law.arg_constraints if name in law.__dict__}
-    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-    # Laws that keep theirs in another law offer both of `probs` and `logits`, and take one.
-    names = sorted(law.arg_constraints)[:1] if set(law.arg_constraints) == {"logits", "probs"} else law.arg_constraints
-    return tensors or {name: getattr(law, name) for name in names}
-
-
-def rebuild(law: Distribution, values: Mapping[str, Tensor]) -> Distribution:
-    """Returns the same kind of distribution made of other arguments, `[…]` or, for N laws at once, `[N, …]`."""
-    if isinstance(law, Independent):
-        return Independent(rebuild(law.base_dist, values), law.reinterpreted_batch_ndims, validate_args=False)
-    # Only the lower triangle of a Cholesky factor is an argument, so nothing may flow into the upper one.
-    given = {name: value.tril() if name == "scale_tril" else value for name, value in values.items()}
-    return cast(Callable[..., Distribution], type(law))(**_sizes(law), **given, validate_args=False)
-
-
-def repeated(law: Distribution, num_samples: int) -> tuple[Distribution, dict[str, Tensor]]:
-    """Returns a batch of N equal laws and their arguments `[N, …]`, leaves that gradients can be taken of."""
-    leaves = {
-        name: value.detach().expand(num_samples, *value.shape).requires_grad_()
-        for name, value in arguments(law).items()
-    }
-    return rebuild(law, leaves), leaves
 
 
 def to_parameters(gradients: Mapping[str, Tensor], expectation: Expectation, parameters: Parameters) -> Tensor:
@@ -79,6 +50,17 @@ def to_parameters(gradients: Mapping[str, Tensor], expectation: Expectation, par
     pull_back = vjp(of_law, {name: value.detach() for name, value in parameters.items()})[1]
     (pulled,) = vmap(pull_back)(dict(gradients))
     return torch.cat([pulled[name].reshape(len(pulled[name]), -1) for name in parameters], dim=1)
+
+
+def mean_to_parameters(gradients: Mapping[str, Tensor], law: Distribution, parameters: Parameters) -> Tensor:
+    """Returns the mean gradient `[P]` in θ from per-sample ones `[N, …]` in each argument of a law made of θ.
+
+    Shapes: parameters are leaves that the law is a function of.
+    """
+    pairs = [(value, gradients[name].mean(dim=0)) for name, value in arguments(law).items() if value.requires_grad]
+    with torch.enable_grad():
+        linear = sum(((value * mean).sum() for value, mean in pairs), start=torch.zeros(()))
+    return flat_gradient(linear, parameters)
 
 
 def learned(expectation: Expectation, parameters: Parameters) -> frozenset[str]:
@@ -149,17 +131,64 @@ def summarise(
     An estimator that knows its error better than the sample formula does, coupled or stratified, hands it over.
     Shapes: per_sample `[N, P]`, standard_error `[P]`.
     """
-    if standard_error is None and independent and len(per_sample) > 1:
-        standard_error = (column_variance(per_sample) / len(per_sample)).sqrt()
+
+    estimate = summarise_lazily(
+        per_sample.mean(dim=0), lambda: per_sample, parameters, unbiased=unbiased, independent=independent,
+        metrics=metrics,
+    )  # fmt: skip
+    return estimate if standard_error is None else replace(estimate, error=lambda _: standard_error)
+
+
+def summarise_lazily(
+    mean: Tensor,
+    rows: Callable[[], Tensor],
+    parameters: Parameters,
+    *,
+    unbiased: bool,
+    independent: bool = True,
+    metrics: Metrics | None = None,
+) -> GradientEstimate:
+    """Returns an estimate whose per-sample gradients are computed when somebody reads them, or the standard error.
+
+    Shapes: mean `[P]`; rows() is `[N, P]`.
+    """
+
+    def error(per_sample: Tensor | None) -> Tensor | None:
+        return _sample_error(per_sample) if independent and per_sample is not None else None
+
     return GradientEstimate(
-        mean=per_sample.mean(dim=0),
-        standard_error=standard_error,
-        per_sample=per_sample,
+        mean=mean,
         unbiased=unbiased,
         independent=independent,
-        shapes={name: tuple(value.shape) for name, value in parameters.items()},
+        shapes=shapes_of(parameters),
         metrics={} if metrics is None else metrics,
+        rows=rows,
+        error=error,
     )
+
+
+def _sample_error(per_sample: Tensor) -> Tensor | None:
+    """Returns the standard error of the mean of independent rows, None for a single one."""
+    return (column_variance(per_sample) / len(per_sample)).sqrt() if len(per_sample) > 1 else None
+
+
+def shapes_of(parameters: Parameters) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter, by name.
+
+    Shapes: parameters, each of its own.
+    """
+    return {name: tuple(value.shape) for name, value in parameters.items()}
+
+
+def flat_gradient(value: Tensor, leaves: Parameters) -> Tensor:
+    """Returns the gradient `[P]` of a scalar in the leaves that it was made of: one ordinary backward pass.
+
+    Shapes: leaves, each of its own; zeros for those that the value does not move with.
+    """
+    if not value.requires_grad:
+        return torch.cat([torch.zeros_like(leaf).reshape(-1) for leaf in leaves.values()])
+    gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True, allow_unused=True)
+    return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 def column_variance(rows: Tensor) -> Tensor:
@@ -205,9 +234,3 @@ def _scores_by_vmap(expectation: Expectation, parameters: Parameters, samples: T
     one = grad(lambda theta, x: expectation.law(theta).log_prob(x[None]).sum())
     gradients = vmap(one, in_dims=(None, 0))(dict(parameters), samples)
     return torch.cat([gradients[name].reshape(len(samples), -1) for name in parameters], dim=1)
-
-
-def _sizes(law: Distribution) -> dict[str, int]:
-    """Returns the whole numbers that a distribution was made with beside its arguments, as a count of trials."""
-    others = [name for name in signature(type(law)).parameters if name not in law.arg_constraints]
-    return {name: value for name in others if type(value := getattr(law, name, None)) is int}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
-from pgkit.core.expectation import arguments, draw, rebuild
+from pgkit.core.arguments import arguments, rebuild
+from pgkit.core.expectation import draw
 from pgkit.errors import UsageError
 
 PROBES = 1000

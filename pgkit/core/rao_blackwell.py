@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pgkit.core.arguments import repeated
 from pgkit.core.discrete import logits_of, product_support
-from pgkit.core.expectation import direct_term, evaluate, repeated, scores, to_parameters
+from pgkit.core.expectation import direct_term, evaluate, scores, to_parameters
 from pgkit.types import Expectation, Parameters
 
 

@@ -47,11 +47,11 @@ class Enumeration(ExpectationEstimator):
         mean = discrete.enumerated(expectation, parameters, values)
         return GradientEstimate(
             mean=mean,
-            standard_error=torch.zeros_like(mean),
-            per_sample=None,
             unbiased=True,
             independent=True,
-            shapes={name: tuple(value.shape) for name, value in parameters.items()},
+            shapes=core.shapes_of(parameters),
+            rows=lambda: None,
+            error=lambda _: torch.zeros_like(mean),
         )
 
 

@@ -9,6 +9,7 @@ from torch.distributions import Distribution
 
 from pgkit.core import expectation as core
 from pgkit.core import measure_valued
+from pgkit.core.arguments import arguments
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator
 from pgkit.types import Expectation, GradientEstimate, Parameters
@@ -45,7 +46,7 @@ class MeasureValued(ExpectationEstimator):
         """Returns the law, detached; raises UsageError where it has no weak derivative that is known."""
         with torch.no_grad():
             law = expectation.law(parameters)
-        rebuilt = bool(core.arguments(law))
+        rebuilt = bool(arguments(law))
         missing = (
             measure_valued.unknown(law, self._learned(expectation, parameters)) if rebuilt else [type(law).__name__]
         )

@@ -11,6 +11,7 @@ from torch.func import jacfwd
 
 from pgkit.core import expectation as core
 from pgkit.core import pathwise
+from pgkit.core.arguments import arguments, repeated
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator
 from pgkit.protocols import Baseline
@@ -49,17 +50,26 @@ class Pathwise(ExpectationEstimator):
         self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
     ) -> GradientEstimate:
         """Returns the mean of ∇_θ f(x) over N samples, with per-sample gradients."""
-        law = self._accepted(expectation, parameters)
-        if not core.arguments(law):
-            samples, gradients = self._by_samples(expectation, parameters, num_samples, generator)
-        else:
-            samples, gradients = self._by_arguments(expectation, parameters, num_samples, generator)
-        gradients = core.add_direct(gradients, expectation, parameters, samples)
-        return core.summarise(gradients, parameters, unbiased=True)
+        theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        law = self._accepted(expectation, theta)
+        if not arguments(law):
+            samples, rows = self._by_samples(expectation, parameters, num_samples, generator)
+            return core.summarise(core.add_direct(rows, expectation, parameters, samples), parameters, unbiased=True)
+        samples, gradients = self._by_arguments(expectation, law, num_samples, generator)
+        mean = core.mean_to_parameters(gradients, law, theta)
+        if (direct := expectation.direct_cost) is not None:
+            with torch.enable_grad():
+                mean = mean + core.flat_gradient(direct(samples, theta).mean(), theta)
+
+        def per_sample() -> Tensor:
+            rows = core.to_parameters(gradients, expectation, parameters)
+            return core.add_direct(rows, expectation, parameters, samples)
+
+        return core.summarise_lazily(mean, per_sample, parameters, unbiased=True)
 
     def _accepted(self, expectation: Expectation, parameters: Parameters) -> Distribution:
-        """Returns the law, detached; raises UsageError where it is not reparameterised, or not symmetric if need be."""
-        with torch.no_grad():
+        """Returns the law; raises UsageError where it is not reparameterised, or not symmetric if need be."""
+        with torch.enable_grad():
             law = expectation.law(parameters)
         if not pathwise.is_reparameterised(law):
             name = type(getattr(law, "base_dist", law)).__name__
@@ -69,21 +79,21 @@ class Pathwise(ExpectationEstimator):
         return law
 
     def _by_arguments(
-        self, expectation: Expectation, parameters: Parameters, num_samples: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the samples `[N, *event]` and the gradients `[N, P]`, or those of pairs `[N/2, P]`."""
+        self, expectation: Expectation, law: Distribution, num_samples: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the samples `[N, *event]` and the gradients `[N, …]` in each argument of the law, or of pairs."""
         number = pathwise.to_draw(num_samples, antithetic=self.antithetic)
-        batch, leaves = core.repeated(expectation.law(parameters), number)
-        with core.seeded_by(generator):
+        batch, leaves = repeated(law, number)
+        with core.seeded_by(generator), torch.enable_grad():
             moving = pathwise.rsample(batch)
-        if self.antithetic:
-            moving = torch.cat([moving, 2 * pathwise.centre(batch) - moving])
+            if self.antithetic:
+                moving = torch.cat([moving, 2 * pathwise.centre(batch) - moving])
         samples, slopes = pathwise.cost_gradient(expectation.cost, moving)
         slopes = slopes / 2 if self.antithetic else slopes
         gradients = torch.autograd.grad(
             moving, list(leaves.values()), slopes, materialize_grads=True, allow_unused=True
         )
-        return samples.detach(), core.to_parameters(dict(zip(leaves, gradients, strict=True)), expectation, parameters)
+        return samples.detach(), dict(zip(leaves, gradients, strict=True))
 
     def _by_samples(
         self, expectation: Expectation, parameters: Parameters, num_samples: int, generator: torch.Generator

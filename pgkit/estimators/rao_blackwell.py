@@ -10,6 +10,7 @@ from torch.distributions import Categorical, Independent, OneHotCategorical
 
 from pgkit.core import expectation as core
 from pgkit.core import rao_blackwell
+from pgkit.core.arguments import arguments
 from pgkit.core.discrete import product_support
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator, coefficients, refuse_moving_support
@@ -44,7 +45,7 @@ class TermwiseScore(ExpectationEstimator):
         """Raises UsageError where the law is not a product of factors, or `terms` has not one list for each."""
         refuse_moving_support("termwise_score", expectation, parameters)
         law = expectation.law(parameters)
-        if not isinstance(law, Independent) or not core.arguments(law):
+        if not isinstance(law, Independent) or not arguments(law):
             raise UsageError(f"estimator: termwise_score for {type(law).__name__}, expected Independent; or score")
         if self.terms is not None and len(self.terms) != rao_blackwell.num_factors(law):
             count = rao_blackwell.num_factors(law)
@@ -107,7 +108,7 @@ class MarginalisedScore(ExpectationEstimator):
         """Raises UsageError where the factors do not exist, or have too many values to sum over."""
         refuse_moving_support("marginalised_score", expectation, parameters)
         law = expectation.law(parameters)
-        if not core.arguments(law):
+        if not arguments(law):
             raise UsageError(f"estimator: marginalised_score for {type(law).__name__}, expected Independent; or score")
         count = rao_blackwell.num_factors(law)
         if not self.factors or self.factors[-1] >= count:

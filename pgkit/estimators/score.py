@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import final
 
 import torch
@@ -49,7 +50,8 @@ class Score(ExpectationEstimator):
                 f"estimator.antithetic: true with {name}, expected baseline zero, constant or moving_average"
             )
         self._reshapes = standardise or clip is not None
-        if self._reshapes and isinstance(baseline, ScoreBaseline):
+        self._fits = isinstance(baseline, ScoreBaseline)
+        if self._reshapes and self._fits:
             name = type(baseline).__name__
             raise UsageError(
                 f"baseline: {name} with clip or standardise, expected zero, moving_average or leave_one_out"
@@ -67,25 +69,49 @@ class Score(ExpectationEstimator):
     ) -> GradientEstimate:
         """Returns the mean of (f − b) ∇log p over N samples, with per-sample gradients."""
         self.accepts(expectation, parameters)
-        law = expectation.law(parameters)
+        theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        with torch.enable_grad():
+            law = expectation.law(theta)
         samples = core.draw(law, pathwise.to_draw(num_samples, antithetic=self.antithetic), generator)
         if self.antithetic:
             samples = torch.cat([samples, 2 * pathwise.centre(law).detach() - samples])
         costs = core.evaluate(expectation.cost, samples)
+        if self._fits:
+            return self._fitted(expectation, parameters, samples, costs)
+        weights, metrics = self._reshape(coefficients(self.baseline, costs))
+        scores = cache(lambda: core.scores(expectation, parameters, samples))
+        direct = cache(lambda: core.direct_term(expectation, parameters, samples))
+
+        with torch.enable_grad():
+            surrogate = (weights * law.log_prob(samples)).mean()
+            if expectation.direct_cost is not None:
+                surrogate = surrogate + expectation.direct_cost(samples, theta).mean()
+
+        def error(per_sample: Tensor | None) -> Tensor | None:
+            assert per_sample is not None
+            if self.standardise or (self._reshapes and self.baseline.coupling != "independent"):
+                return None
+            return standard_error(self.baseline, per_sample, costs, scores(), direct())
+
+        return GradientEstimate(
+            mean=core.flat_gradient(surrogate, theta),
+            unbiased=self.unbiased,
+            independent=self.baseline.coupling == "independent" and not self.standardise,
+            shapes=core.shapes_of(parameters),
+            metrics=metrics,
+            rows=lambda: self._rows(weights[:, None] * scores() + direct()),
+            error=error,
+        )
+
+    def _fitted(
+        self, expectation: Expectation, parameters: Parameters, samples: Tensor, costs: Tensor
+    ) -> GradientEstimate:
+        """Returns the estimate under a baseline that is fitted to the scores of the samples."""
         scores = core.scores(expectation, parameters, samples)
         direct = core.direct_term(expectation, parameters, samples)
-        independent = self.baseline.coupling == "independent"
-        if self._reshapes:
-            reshaped, metrics = self._reshape(coefficients(self.baseline, costs))
-            per_sample = self._rows(reshaped[:, None] * scores + direct)
-            independent = independent and not self.standardise
-            return core.summarise(per_sample, parameters, unbiased=False, independent=independent, metrics=metrics)
-        per_sample = score_terms(self.baseline, costs, scores)
-        per_sample = self._rows(per_sample if expectation.direct_cost is None else per_sample + direct)
+        per_sample = score_terms(self.baseline, costs, scores) + direct
         error = standard_error(self.baseline, per_sample, costs, scores, direct)
-        return core.summarise(
-            per_sample, parameters, unbiased=self.unbiased, independent=independent, standard_error=error
-        )
+        return core.summarise(per_sample, parameters, unbiased=self.unbiased, independent=False, standard_error=error)
 
     def _rows(self, gradients: Tensor) -> Tensor:
         """Returns what is independent: the gradients `[N, P]`, or the means of pairs `[N/2, P]`."""

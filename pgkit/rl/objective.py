@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pgkit.core import score
-from pgkit.protocols import Estimator
-from pgkit.types import Factors, ObjectiveValue, Rows, Trajectories, map_observations
+from pgkit.protocols import Estimator, ObjectiveValue
+from pgkit.types import Factors, Rows, Trajectories, map_observations
 
 BLOCK = 4096
 """Rows differentiated at once: their activations stay in a processor's cache."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pgkit.core import expectation as core
 from pgkit.core import pathwise
+from pgkit.core.arguments import arguments
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator
 from pgkit.estimators.pathwise import Pathwise
@@ -143,7 +144,7 @@ def reparameterised(name: str, expectation: Expectation, parameters: Parameters)
     """Returns the bound; raises UsageError where it is none, or its law is not reparameterised by its arguments."""
     found = bound(name, expectation)
     law = found.law(parameters)
-    if not pathwise.is_reparameterised(law) or not core.arguments(law):
+    if not pathwise.is_reparameterised(law) or not arguments(law):
         raise UsageError(f"estimator: {name} for {type(law).__name__}, which is not reparameterised, expected score")
     return found
 

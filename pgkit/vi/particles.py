@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pgkit.core import expectation as core
 from pgkit.core import pathwise
+from pgkit.core.arguments import repeated
 from pgkit.errors import UsageError
 from pgkit.types import Expectation, Parameters
 from pgkit.vi.elbo import Elbo
@@ -62,7 +63,7 @@ class Particles:
         """
         if num_samples % particles:
             raise UsageError(f"num_samples: {num_samples}, expected a multiple of estimator.particles={particles}")
-        batch, leaves = core.repeated(bound.law(parameters), num_samples)
+        batch, leaves = repeated(bound.law(parameters), num_samples)
         with core.seeded_by(generator):
             moving = pathwise.rsample(batch)
         density = bound.law({name: value.detach() for name, value in parameters.items()})

@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, StudentT
 
 from pgkit.core import expectation as core
+from pgkit.core.arguments import repeated
 from pgkit.types import Expectation, Parameters
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -53,7 +54,7 @@ def test_what_is_learned_is_told_from_what_is_fixed(name: str, expected: set[str
 
 
 def test_nothing_flows_above_the_diagonal_of_a_factor() -> None:
-    batch, leaves = core.repeated(MultivariateNormal(torch.zeros(3), scale_tril=torch.eye(3)), 4)
+    batch, leaves = repeated(MultivariateNormal(torch.zeros(3), scale_tril=torch.eye(3)), 4)
     (gradient,) = torch.autograd.grad(batch.rsample().sum(), leaves["scale_tril"])
     assert gradient.tril(-1).any() and not gradient.triu(1).any()
 

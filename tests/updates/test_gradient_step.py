@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pgkit.errors import RunFault
-from pgkit.types import ObjectiveValue
+from pgkit.protocols import ObjectiveValue
 from pgkit.updates.gradient_step import GradientStep
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]

@@ -11,10 +11,10 @@ from torch import Tensor
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.problems.tabular import CHAIN
+from pgkit.protocols import ObjectiveValue
 from pgkit.returns.discounted import RewardToGo
 from pgkit.rl import objective as objective_module
 from pgkit.rl.objective import PolicyObjective
-from pgkit.types import ObjectiveValue
 from tests.problems import Enumeration
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]

@@ -23,7 +23,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # ships no types
 
 from pgkit.errors import UsageError
 from pgkit.schema.checks import ALLOWED_IN_WORDS, RESERVED, check_hydra, check_tree, is_allowed
-from pgkit.schema.overrides import checked_overrides, forced, groups, search_path, split_sweep, without_sweeps
+from pgkit.schema.commands import check_commands, groups_of, without_fit
+from pgkit.schema.overrides import checked_overrides, forced, search_path, split_sweep, without_sweeps
 from pgkit.schema.values import show
 
 VERSION_BASE = "1.3"
@@ -59,7 +60,8 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dirs: Sequence
             except (YAMLError, UnicodeError) as error:
                 raise UsageError(_unreadable(config_dirs, error)) from error
             except (HydraException, OmegaConfBaseException, OSError) as error:
-                lines = forced(lines, error, groups(loader, search))
+                roots = {file.stem: groups_of(_as_dict(OmegaConf.load(file))) for file in config_dir().glob("*.yaml")}
+                lines = forced(lines, error, config_name, dict(sorted(roots.items())))
     check_hydra(_as_dict(config.hydra))
     return config
 
@@ -90,6 +92,11 @@ def check(config: DictConfig, *, trusted: Sequence[str] = ()) -> DictConfig:
     name = own["job"]["config_name"] if own else "train"
     root = _as_dict(OmegaConf.load(config_dir() / f"{name}.yaml"))
     try:
+        if own and name == "verify":
+            fit = _as_dict(OmegaConf.load(config_dir() / "fit.yaml"))
+            tree = without_fit(tree, root=root, fit=fit, typed=own["overrides"]["task"])
+        if own:
+            check_commands(name, tree, own["runtime"]["choices"], lambda group: _options(own, group))
         checked = check_tree(tree, root=root, files=_files(own, tree) if own else {}, trusted=trusted)
     except UsageError as error:
         raise UsageError(f"{error}{_origin(str(error).partition(':')[0], own) if own else ''}") from None
@@ -192,6 +199,13 @@ def _file(own: Mapping[str, Any], group: str, name: str) -> list[Path]:
     """Returns the file of an option, in the folder where Hydra finds it first, or nothing."""
     folders = [Path(source["path"]) for source in own["runtime"]["config_sources"] if source["schema"] == "file"]
     return [file for folder in folders if (file := folder / group / f"{name}.yaml").is_file()][:1]
+
+
+def _options(own: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Returns the node of every option of a group, by its name."""
+    folders = [Path(source["path"]) for source in own["runtime"]["config_sources"] if source["schema"] == "file"]
+    files = {file.stem: file for folder in folders for file in (folder / group).glob("*.yaml")}
+    return {name: _as_dict(OmegaConf.load(files[name])) for name in sorted(files)}
 
 
 def _files(own: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from pgkit.config import check, compose, config_dir
 from pgkit.errors import UsageError
 from pgkit.options import Count, Fraction, Positive
 from pgkit.schema.checks import check_tree
+from pgkit.schema.commands import serves
 from pgkit.schema.contradictions import CONTRADICTIONS
 from pgkit.schema.source import attribute, parameters
 from pgkit.schema.values import convert
@@ -39,9 +40,12 @@ COMPANIONS = {
 """What an option needs of others, so that it stands without a contradiction."""
 
 
-def command_of(group: str) -> str:
-    """Returns the entry point that has the group, and the most others."""
-    return max((len(groups), command) for command, groups in COMMANDS.items() if group in groups)[1]
+def command_of(group: str, name: str = "") -> str:
+    """Returns the entry point that serves the option, or has the group, and the most other groups."""
+    file = config_dir() / group / f"{name}.yaml"
+    node = plain(OmegaConf.load(file)) if name else {}
+    able = {command: groups for command, groups in COMMANDS.items() if serves(command, group, node)}
+    return max((len(groups), command) for command, groups in able.items() if group in groups)[1]
 
 
 def checked(*overrides: str, folders: tuple[Path, ...] = ()) -> Any:
@@ -80,7 +84,7 @@ def nearness(word: str, other: str) -> float:
 
 @pytest.mark.parametrize("option", OPTIONS, ids="=".join)
 def test_every_option_of_every_group_stands(option: tuple[str, ...]) -> None:
-    command = command_of(option[0])
+    command = command_of(*option)
     config = check(compose(command, typed(option)))
     groups = {group for group in COMMANDS[command] if "override" not in group}
     assert set(config) >= groups - {"agent", "experiment", "sweep"}
@@ -88,8 +92,8 @@ def test_every_option_of_every_group_stands(option: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("option", [("", ""), *OPTIONS], ids="=".join)
 def test_every_key_with_one_letter_changed_is_refused_by_its_nearest_name(option: tuple[str, str]) -> None:
-    group, _ = option
-    command = command_of(group) if group else "train"
+    group, name = option
+    command = command_of(group, name) if group else "train"
     composed = compose(command, typed(option) if group else [])
     root = plain(OmegaConf.load(config_dir() / f"{command}.yaml"))
     tree = plain(composed)
@@ -310,8 +314,46 @@ def test_a_value_left_open_is_asked_for() -> None:
     assert refused("env=gym") == "env.id: missing, expected a value"
 
 
-def test_a_group_of_another_command_is_refused() -> None:
-    assert refused("problem=sphere").startswith("problem: no group of this command")
+def test_a_group_of_another_command_is_refused_and_told_where_it_belongs() -> None:
+    said = refused("problem=sphere")
+    assert said.startswith("problem: no group of this command, expected one of env, collect,")
+    assert said.endswith("; problem belongs to pgkit.fit and pgkit.verify")
+
+
+ELSEWHERE = [
+    ("train", "estimator=arm", "expected with pgkit.train one of score_function; arm belongs to pgkit.fit"),
+    ("train", "optimizer=snes", "one of adam, adamw, rmsprop, sgd; snes belongs to pgkit.fit"),
+    ("train", "baseline=optimal", "moving_average, value, zero; optimal belongs to pgkit.fit"),
+    ("fit", "estimator=score_function", "termwise_score; score_function belongs to pgkit.train"),
+    ("fit", "baseline=value", "optimal_parameter, zero; value belongs to pgkit.train"),
+    ("verify", "estimator=score_function", "score_function belongs to pgkit.train"),
+    ("verify", "optimizer=snes", "which takes no steps; it belongs to pgkit.fit"),
+    ("verify", "total_samples=5", "which takes no steps; it belongs to pgkit.fit"),
+    ("fit", "env=CartPole", "; env belongs to pgkit.train"),
+]
+
+
+@pytest.mark.parametrize(("command", "override", "said"), ELSEWHERE, ids=[override for _, override, _ in ELSEWHERE])
+def test_an_option_of_another_command_is_told_where_it_belongs(command: str, override: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(compose(command, [override]))
+    assert str(caught.value).endswith(said) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{override.partition('=')[0]}: ")
+
+
+def test_an_option_of_ones_own_is_no_ones_business_but_its_class(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "mine.yaml").write_text("_target_: torch.optim.Adam\nlr: 0.1\n")
+    assert checked("optimizer=mine", folders=(tmp_path,)).optimizer.lr == 0.1
+
+
+@pytest.mark.parametrize("problem", ["conjugate_gaussian", "gym_policy", "rosenbrock", "sphere", "vae"])
+def test_verify_takes_the_node_of_a_problem_and_none_of_what_its_file_says_to_fit(problem: str) -> None:
+    bare, found = (check(compose("verify", overrides)) for overrides in ([], [f"problem={problem}"]))
+    assert set(found) == {*bare, "problem"} and found.problem == check(compose("fit", [f"problem={problem}"])).problem
+    assert {key: found[key] for key in bare} == dict(bare)
+    typed = check(compose("verify", [f"problem={problem}", "estimator=arm", "num_samples=9"]))
+    assert typed.estimator._target_.endswith(".ARM") and typed.num_samples == 9
 
 
 def test_a_preset_has_no_keys_of_its_own() -> None:

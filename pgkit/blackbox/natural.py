@@ -52,6 +52,8 @@ class SNES(torch.optim.Optimizer):
     Utilities come from the estimator: `estimator=ranked_score` makes it the SNES of the paper.
     """
 
+    takes_names = True
+
     def __init__(self, params: NamedParameters, *, lr: Positive = 1.0, scale_rate: Positive | None = None) -> None:
         named = dict(params)
         _expect_names("snes", named, ("mean", "log_scale"))
@@ -74,6 +76,8 @@ class XNES(torch.optim.Optimizer):
 
     The factor is multiplied by a matrix exponential, so that the covariance stays positive whatever the step.
     """
+
+    takes_names = True
 
     def __init__(self, params: NamedParameters, *, lr: Positive = 1.0, scale_rate: Positive | None = None) -> None:
         named = dict(params)

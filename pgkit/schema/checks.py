@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgkit.errors import UsageError
+from pgkit.schema.commands import groups_of
 from pgkit.schema.contradictions import CONTRADICTIONS
 from pgkit.schema.source import parameters
 from pgkit.schema.values import ROOT, SHARED, annotation_of, convert, show, suggestion
@@ -41,8 +42,7 @@ def check_tree(tree: Tree, *, root: Tree, files: Mapping[str, Tree], trusted: Se
 
     Raises: UsageError for the first thing that does not hold.
     """
-    groups = [str(next(iter(entry))) for entry in root.get("defaults", ()) if isinstance(entry, dict)]
-    groups = [group for group in groups if not group.startswith("override ")]
+    groups = groups_of(root)
     keys = [key for key in root if key not in ("defaults", "hydra")]
     values = _resolved(tree, [key for key in keys if not isinstance(root[key], dict | list)])
     if list(values.get("trusted_packages") or ()) != list(trusted):

@@ -129,9 +129,10 @@ def _check_option(group: str, value: Any, known: Sequence[str]) -> None:
             raise UsageError(f"{group}: {show(name)}{suggestion(str(name), known)}")
 
 
-def forced(lines: list[str], error: Exception, known_groups: Sequence[str]) -> list[str]:
+def forced(lines: list[str], error: Exception, command: str, groups_of: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns the overrides with `++` where Hydra asked for it: whether the key exists is for `check` to say.
 
+    `groups_of` lists the groups of every command.
     Raises: UsageError for any other complaint of Hydra's, in one line and without its advice.
     """
     text = str(error) or str(error.__cause__ or type(error).__name__)
@@ -148,9 +149,11 @@ def forced(lines: list[str], error: Exception, known_groups: Sequence[str]) -> l
         known = [str(option) for option in error.options or ()]
         raise UsageError(f"{parent or 'config'}: {name}{suggestion(name, known)}") from None
     if unmatched := re.match(r"(?:In '([^']*)': )?Could not override '([^']*)'\. No match in the defaults list", text):
-        others = [group for group in known_groups if group != unmatched[2]]
         where = f" (in {unmatched[1]})" if unmatched[1] else ""
-        raise UsageError(f"{unmatched[2]}: no group of this command{suggestion(unmatched[2], others)}{where}") from None
+        homes = [f"pgkit.{name}" for name, own in groups_of.items() if unmatched[2] in own]
+        belongs = f"; {unmatched[2]} belongs to {' and '.join(homes)}" if homes else ""
+        meant = suggestion(unmatched[2], groups_of.get(command, []))
+        raise UsageError(f"{unmatched[2]}: no group of this command{meant}{where}{belongs}") from None
     # What is left is rare, such as one file overriding a group twice: Hydra's own words, without its advice.
     cause = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) not in text else ""
     raise UsageError(" ".join(re.sub(r"\bTo append to your \w+.*", "", f"{text}{cause}").split())) from None

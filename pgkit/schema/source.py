@@ -52,6 +52,12 @@ def attribute(target: str, name: str, default: Any) -> Any:
     return default
 
 
+def methods(target: str) -> set[str]:
+    """Returns the names of the methods that a pgkit class, or a base of it, defines."""
+    found = (statement for _, definition in _lineage(target) for statement in definition.body)
+    return {statement.name for statement in found if isinstance(statement, ast.FunctionDef)}
+
+
 @final
 class Source(Mapping[str, Any]):
     """One module of pgkit as text: its classes, and the types that its annotations name."""

@@ -46,6 +46,18 @@ def test_advice_says_what_applies_and_writes_cards_if_asked_to(tmp_path: Path) -
     assert {path.stem for path in (tmp_path / "cards").iterdir()} == {"README", "arm", "pathwise", "score"}
 
 
+def test_problems_whose_files_set_keys_of_fit_are_verified_and_advised_on(tmp_path: Path) -> None:
+    result = verify(tmp_path, "problem=sphere", "problem.dimension=2", "estimators=[score,pathwise]", *QUICK)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "run" / "table.json").read_text())["rows"]
+    assert {row["problem"] for row in rows} == {"sphere"} and len(rows) == 3
+    for run in (tmp_path / "run").rglob("*"):
+        run.is_file() and run.unlink()
+    result = verify(tmp_path, "advise=true", "problem=rastrigin", "estimators=[score,pathwise]", *QUICK)
+    assert result.returncode == 0, result.stderr
+    assert "best for a second of work" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -64,8 +64,8 @@ class Comparison:
         reference = each.reference
         if reference == "value":
             return base - self._gradients["values"]
-        if reference == "leave_one_out":
-            return base - self._gradients[f"leave_one_out {each.name}"]
+        if reference in ("mean", "leave_one_out"):
+            return base - self._gradients[f"{reference} {each.name}"]
         if reference == "zero":
             return base
         ones = self._gradients["total ones" if each.credit == "total" else "ones"]
@@ -97,6 +97,9 @@ class Comparison:
             if each.reference in ("value", "gls"):
                 assert factors.values is not None
                 vectors["values"] = factors.values[:-1] * factors.scale
+            if each.reference == "mean":
+                outcomes = torch.where(factors.mask, signal, 0.0)
+                vectors[f"mean {each.name}"] = outcomes.mean(dim=1, keepdim=True) * scale
             if each.reference == "leave_one_out":
                 vectors[f"leave_one_out {each.name}"] = score.leave_one_out(signal, factors.mask) * scale
         return vectors
@@ -153,6 +156,7 @@ def _inner_of_means(first: Tensor, second: Tensor) -> float:
 
 
 def _coupling(each: Candidate) -> Coupling:
-    if each.reference in ("zero", "value"):
-        return "independent"
-    return "pairwise" if each.reference == "leave_one_out" else "cross_fitted"
+    known: Mapping[str, Coupling] = {
+        "zero": "independent", "value": "independent", "leave_one_out": "pairwise", "mean": "batch"
+    }  # fmt: skip
+    return known.get(each.reference, "cross_fitted")

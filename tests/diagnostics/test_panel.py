@@ -63,6 +63,7 @@ def snapshot(
     ("name", "returns", "baseline"),
     [
         ("zero", RewardToGo(gamma=GAMMA), Zero()),
+        ("mean", RewardToGo(gamma=GAMMA), Mean()),
         ("leave_one_out", RewardToGo(gamma=GAMMA), LeaveOneOut()),
         ("value", RewardToGo(gamma=GAMMA), Value()),
         ("total", Total(gamma=GAMMA), Zero()),

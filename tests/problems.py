@@ -19,11 +19,11 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from pgkit.core.processes import Process
 from pgkit.core.scores import Scores
 from pgkit.critics.none import NoCritic
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.policies.mlp import MLPPolicy
-from pgkit.problems.tabular import Process
 from pgkit.protocols import Baseline, Critic, Estimator, Returns
 from pgkit.rl.factors import LogProbability, factors_of
 from pgkit.types import Factors, Trajectories, map_observations

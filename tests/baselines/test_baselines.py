@@ -8,8 +8,8 @@ import torch
 from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import MovingAverage, Zero
 from pgkit.baselines.value import Value
+from pgkit.core.processes import BANDIT
 from pgkit.estimators.score_function import ScoreFunction
-from pgkit.problems.tabular import BANDIT
 from pgkit.returns.discounted import RewardToGo
 from pgkit.types import Factors
 from tests.problems import Enumeration, columns_of

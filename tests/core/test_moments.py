@@ -19,8 +19,8 @@ from pgkit.core.moments import (
     mean_pairs,
     pair_moments,
 )
+from pgkit.core.processes import BANDIT, CHAIN, GAMBLE, Process
 from pgkit.estimators.score_function import ScoreFunction
-from pgkit.problems.tabular import BANDIT, CHAIN, GAMBLE, Process
 from pgkit.protocols import Baseline
 from pgkit.returns.discounted import RewardToGo
 from tests.problems import Enumeration

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.baselines.constant import Zero
+from pgkit.core.processes import BANDIT, CHAIN
 from pgkit.core.scores import Scores
 from pgkit.diagnostics import gradients, variance
 from pgkit.diagnostics.baseline import ExplainedVariance
 from pgkit.diagnostics.policy import PolicyChange
 from pgkit.diagnostics.variance import GradientVariance
 from pgkit.estimators.score_function import ScoreFunction
-from pgkit.problems.tabular import BANDIT, CHAIN
 from pgkit.protocols import Baseline
 from pgkit.returns.discounted import RewardToGo
 from pgkit.rl.factors import LogProbability

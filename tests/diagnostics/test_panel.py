@@ -15,6 +15,7 @@ from pgkit.baselines.constant import Zero
 from pgkit.baselines.value import Value
 from pgkit.core.jackknife import spread
 from pgkit.core.moments import independent_moments
+from pgkit.core.processes import BANDIT, CHAIN
 from pgkit.diagnostics.candidates import candidate, chosen
 from pgkit.diagnostics.comparison import Comparison, findings
 from pgkit.diagnostics.critic_lag import CriticLag
@@ -23,7 +24,6 @@ from pgkit.diagnostics.panel import EstimatorPanel
 from pgkit.diagnostics.variance import GradientVariance
 from pgkit.errors import UsageError
 from pgkit.estimators.score_function import ScoreFunction
-from pgkit.problems.tabular import BANDIT, CHAIN
 from pgkit.protocols import Baseline, Returns
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total

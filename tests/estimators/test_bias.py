@@ -9,9 +9,9 @@ from torch import Tensor
 from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import MovingAverage, Zero
 from pgkit.baselines.value import Value
+from pgkit.core.processes import BANDIT, CHAIN, Process
 from pgkit.core.scores import Scores
 from pgkit.estimators.score_function import ScoreFunction
-from pgkit.problems.tabular import BANDIT, CHAIN, Process
 from pgkit.protocols import Baseline, Returns
 from pgkit.returns.bootstrapped import LambdaReturn, NStep
 from pgkit.returns.discounted import RewardToGo, Total

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pgkit.baselines.constant import Zero
+from pgkit.core.processes import CHAIN, GAMBLE, Process
 from pgkit.estimators.pathwise import Pathwise
 from pgkit.problems.gaussian import GaussianSum
 from pgkit.problems.measurement import measure
-from pgkit.problems.tabular import CHAIN, GAMBLE, Process
 from pgkit.types import Expectation
 
 

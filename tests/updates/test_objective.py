@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pgkit.baselines.batch import LeaveOneOut
+from pgkit.core.processes import CHAIN
 from pgkit.estimators.score_function import ScoreFunction
-from pgkit.problems.tabular import CHAIN
 from pgkit.protocols import ObjectiveValue
 from pgkit.returns.discounted import RewardToGo
 from pgkit.rl import objective as objective_module

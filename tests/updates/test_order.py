@@ -13,10 +13,10 @@ import torch
 
 from pgkit import train
 from pgkit.baselines.constant import MovingAverage
+from pgkit.core.processes import BANDIT
 from pgkit.critics.none import NoCritic
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.policies.mlp import MLPPolicy
-from pgkit.problems.tabular import BANDIT
 from pgkit.returns.discounted import RewardToGo
 from pgkit.run import instruments
 from pgkit.updates.gradient_step import GradientStep

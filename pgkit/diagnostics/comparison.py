@@ -45,7 +45,7 @@ class Comparison:
     def __init__(
         self, snapshot: Snapshot, candidates: Sequence[Candidate], *, gamma: float, max_columns: int | None
     ) -> None:
-        self._snapshot, self._gamma = snapshot, gamma
+        self.snapshot, self.candidates = snapshot, candidates
         self.columns = snapshot.coefficients.shape[1]
         self._signals = {each.name: signal_of(each, snapshot, gamma=gamma) for each in candidates}
         self._vectors = self._basis(candidates)
@@ -56,7 +56,7 @@ class Comparison:
 
     def current(self) -> Tensor:
         """Returns the gradients of the estimator in use, `[n, P]`."""
-        return gradients_in_use(self._snapshot, self.measured)
+        return gradients_in_use(self.snapshot, self.measured)
 
     def gradients(self, each: Candidate) -> Tensor:
         """Returns the gradients of a candidate, `[n, P]`."""
@@ -74,7 +74,7 @@ class Comparison:
         if reference == "optimal_parameter":
             return base - optimal_baseline.cross_fitted_parameter(base, ones) * ones
         if reference == "optimal_layer":
-            layout = self._snapshot.scores.layout
+            layout = self.snapshot.scores.layout
             return base - optimal_baseline.cross_fitted_layer(base, ones, layout) * ones
         return gls.less_fitted(base, torch.stack([ones, self._gradients["values"]]))
 
@@ -84,7 +84,7 @@ class Comparison:
 
     def _basis(self, candidates: Sequence[Candidate]) -> Mapping[str, Tensor]:
         """Returns the coefficient vectors `[T, N]` whose gradients the candidates are made of, by name."""
-        factors = self._snapshot.factors
+        factors = self.snapshot.factors
         assert factors.scale is not None
         vectors = {"ones": factors.scale}
         for each in candidates:
@@ -105,17 +105,9 @@ class Comparison:
         return vectors
 
 
-def findings(
-    snapshot: Snapshot,
-    candidates: Sequence[Candidate],
-    *,
-    gamma: float,
-    max_columns: int | None,
-    group: int,
-) -> dict[str, Finding]:
+def findings(comparison: Comparison, *, group: int) -> dict[str, Finding]:
     """Returns what a batch says about the estimator in use and the candidates, by name; nothing of those it cannot."""
-    comparison = Comparison(snapshot, candidates, gamma=gamma, max_columns=max_columns)
-    reference = comparison.current()
+    snapshot, reference = comparison.snapshot, comparison.current()
     groups = groups_of(comparison.measured, group, snapshot.scores.num_parameters)
     pairs: list[tuple[Tensor, Spread]] = []
 
@@ -130,7 +122,7 @@ def findings(
 
     def everyone() -> Iterator[tuple[str, Tensor, Coupling, Tensor]]:
         yield CURRENT, reference, snapshot.coupling, snapshot.factors.signal
-        for each in candidates:
+        for each in comparison.candidates:
             yield each.name, comparison.gradients(each), _coupling(each), comparison.signal(each)
 
     result: dict[str, Finding] = {}

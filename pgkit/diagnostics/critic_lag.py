@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, final
 
 from pgkit.diagnostics.candidates import candidate
-from pgkit.diagnostics.comparison import findings
+from pgkit.diagnostics.comparison import Comparison, findings
 from pgkit.diagnostics.gradients import Unanswered
 from pgkit.diagnostics.panel import Window
 from pgkit.errors import UsageError
@@ -49,9 +49,8 @@ class CriticLag:
         """Returns both ratios with their intervals, null below 64 pooled trajectories."""
         if snapshot.coefficients.shape[1] < 4:
             return self._unanswered(self.tags, "leave-one-out has no variance on fewer than 4 columns")
-        self._window.add(
-            findings(snapshot, self._candidates, gamma=self.gamma, max_columns=self.max_columns, group=self.group)
-        )
+        comparison = Comparison(snapshot, self._candidates, gamma=self.gamma, max_columns=self.max_columns)
+        self._window.add(findings(comparison, group=self.group))
         pairs = (("value", "leave_one_out"), ("gls", "value"))
         found = [self._window.variance_ratio(*pair) for pair in pairs]
         values = (end for interval in found for end in (interval.point, interval.low, interval.high))

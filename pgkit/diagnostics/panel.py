@@ -8,7 +8,7 @@ from typing import Annotated, final
 
 from pgkit.core.jackknife import Interval, linear_ratio, ratio
 from pgkit.diagnostics.candidates import chosen
-from pgkit.diagnostics.comparison import CURRENT, Finding, findings
+from pgkit.diagnostics.comparison import CURRENT, Comparison, Finding, findings
 from pgkit.diagnostics.gradients import Unanswered
 from pgkit.options import Count, Fraction, Range
 from pgkit.snapshot import Facts, Snapshot
@@ -96,7 +96,8 @@ class EstimatorPanel:
         """Returns the pooled ratio, SNR and cosine of every estimator, and its variance on this batch."""
         if snapshot.coefficients.shape[1] < 2:
             return self._unanswered(self.tags, "a batch of one column has no variance")
-        found = findings(snapshot, self.candidates, gamma=self.gamma, max_columns=self.max_columns, group=self.group)
+        comparison = Comparison(snapshot, self.candidates, gamma=self.gamma, max_columns=self.max_columns)
+        found = findings(comparison, group=self.group)
         self._window.add(found)
         metrics: Metrics = {}
         for name in self.names:

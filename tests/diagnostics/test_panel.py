@@ -132,7 +132,7 @@ def test_ratios_pool_sums_over_the_window_and_have_an_interval_from_64_trajector
     found = []
     for columns in batches:
         seen = snapshot(problem, columns, Zero(), RewardToGo(gamma=GAMMA))
-        found.append(findings(seen, [candidate("value")], gamma=GAMMA, max_columns=None, group=16))
+        found.append(findings(Comparison(seen, [candidate("value")], gamma=GAMMA, max_columns=None), group=16))
         metrics = panel.measure(seen)
         assert (metrics["panel/value/variance_ratio_low"] is None) == (len(found) * 30 < 64)
     sums = [sum(float(each[name].spread.variance[0]) for each in found[-3:]) for name in ("value", "current")]
@@ -150,7 +150,7 @@ def test_the_cosine_is_that_of_expectations_and_not_of_shared_noise() -> None:
     for first, p in enumerate(probabilities):
         for second, q in enumerate(probabilities):
             seen = snapshot(problem, torch.tensor([first, second]), Zero(), RewardToGo(gamma=GAMMA))
-            total += p * q * findings(seen, [each], gamma=GAMMA, max_columns=None, group=16)["value"].inner
+            total += p * q * findings(Comparison(seen, [each], gamma=GAMMA, max_columns=None), group=16)["value"].inner
         one = Comparison(snapshot(problem, torch.tensor([first]), Zero(), RewardToGo(gamma=GAMMA)), [each],
                          gamma=GAMMA, max_columns=None)  # fmt: skip
         expected["value"] = expected["value"] + p * one.gradients(each)[0]

@@ -193,9 +193,7 @@ def measure(stage: str, *, batches: int, seed: int, fits: int) -> dict[str, Any]
             own = means[size, name]
             if own.count < 2:
                 continue
-            said = torch.tensor(points.get((size, name), [(float("nan"), float("nan"))]), dtype=torch.float64).mean(
-                dim=0
-            )
+            pooled = torch.tensor(points.get((size, name), [(math.nan, math.nan)]), dtype=torch.float64).mean(dim=0)
             reference = torch.tensor(points[size, "leave_one_out"], dtype=torch.float64).mean(dim=0)
             # The estimates are unbiased, as the tests show by enumeration: all trajectories together are the truth.
             truth = {"ratio": float(pooled[0] / reference[0]), "snr": float(pooled[1] / pooled[0])}

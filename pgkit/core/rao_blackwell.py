@@ -6,6 +6,8 @@ A law of D independent factors is an `Independent` one; factor d is the d-th law
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,6 +17,19 @@ from pgkit.core.arguments import repeated
 from pgkit.core.discrete import logits_of, product_support
 from pgkit.core.expectation import direct_term, evaluate, scores, to_parameters
 from pgkit.types import Expectation, Parameters
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Separable(Expectation):
+    """An expectation whose cost is a sum of terms, for a law that is a product of factors.
+
+    `terms` maps samples `[N, *event]` to terms `[N, M]` that add up to the cost; `moves` lists for each factor those
+    that move with it, without it term d moves with factor d alone.
+    """
+
+    terms: Callable[[Tensor], Tensor]
+    moves: Sequence[Sequence[int]] | None = None
 
 
 def num_factors(law: Distribution) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -28,9 +29,9 @@ CHECKED = 4
 class TermwiseScore(ExpectationEstimator):
     """Σ_d (f_d(x) − b_d) ∇log p_d(x_d), where f_d sums the terms of the cost that factor x_d moves, and no other.
 
-    For a law of D independent factors and a cost that maps samples to its M terms, `[N, M]`, which add up to it.
-    `terms[d]` lists the terms that move with factor d; without it term d moves with factor d alone. What a few samples
-    prove wrong is refused. Baselines see one row a factor.
+    For a law of D independent factors and a cost that maps samples to its M terms, `[N, M]`, which add up to it, or a
+    `Separable` expectation, which knows its terms. `terms[d]` lists the terms that move with factor d; without it term
+    d moves with factor d alone. What a few samples prove wrong is refused. Baselines see one row a factor.
     Source: Ranganath, Gerrish and Blei 2014, arXiv:1401.0118; Mohamed et al. 2019, arXiv:1906.10652.
     """
 
@@ -58,10 +59,11 @@ class TermwiseScore(ExpectationEstimator):
         self.accepts(expectation, parameters)
         law = expectation.law(parameters)
         samples = core.draw(law, num_samples, generator)
+        terms_of, listed = _apart(expectation, self.terms)
         with torch.no_grad():
-            terms = torch.as_tensor(expectation.cost(samples))
-        moves = self._moves(rao_blackwell.num_factors(law), terms)
-        seen = rao_blackwell.dependence(expectation.cost, samples[:CHECKED], len(moves))
+            terms = torch.as_tensor(terms_of(samples))
+        moves = _moves(rao_blackwell.num_factors(law), terms, listed)
+        seen = rao_blackwell.dependence(terms_of, samples[:CHECKED], len(moves))
         if wrong := (seen & ~moves).nonzero().tolist():
             factor, term = wrong[0]
             raise UsageError(f"estimator.terms: term {term} moves with factor {factor}, expected it in terms[{factor}]")
@@ -73,20 +75,6 @@ class TermwiseScore(ExpectationEstimator):
         per_sample = per_sample + core.direct_term(expectation, parameters, samples)
         independent = self.baseline.coupling == "independent"
         return core.summarise(per_sample, parameters, unbiased=self.unbiased, independent=independent)
-
-    def _moves(self, factors: int, terms: Tensor) -> Tensor:
-        """Returns which terms are said to move with which factors, `[D, M]`."""
-        expected = "a term a column" if self.terms is not None else f"{factors} terms, or terms to be given"
-        if terms.ndim != 2 or (self.terms is None and terms.shape[1] != factors):
-            raise UsageError(f"cost: shape {list(terms.shape)}, expected [N, M] with {expected}")
-        if self.terms is None:
-            return torch.eye(factors, dtype=torch.bool)
-        moves = torch.zeros(factors, terms.shape[1], dtype=torch.bool)
-        for factor, listed in enumerate(self.terms):
-            if beyond := [term for term in listed if term >= terms.shape[1]]:
-                raise UsageError(f"estimator.terms: {beyond[0]}, expected less than the {terms.shape[1]} of the cost")
-            moves[factor, listed] = True
-        return moves
 
 
 @final
@@ -163,3 +151,30 @@ class SumAndSample(ExpectationEstimator):
         )
         independent = self.baseline.coupling == "independent"
         return core.summarise(per_sample, parameters, unbiased=self.unbiased, independent=independent)
+
+
+def _apart(
+    expectation: Expectation, listed: Sequence[Sequence[int]] | None
+) -> tuple[Callable[[Tensor], Tensor], Sequence[Sequence[int]] | None]:
+    """Returns what maps samples to terms, and which terms are said to move with each factor."""
+    if not isinstance(expectation, rao_blackwell.Separable):
+        return expectation.cost, listed
+    return expectation.terms, expectation.moves if listed is None else listed
+
+
+def _moves(factors: int, terms: Tensor, moves: Sequence[Sequence[int]] | None) -> Tensor:
+    """Returns which terms are said to move with which factors, `[D, M]`.
+
+    Raises: UsageError where there are other terms than that.
+    """
+    expected = "a term a column" if moves is not None else f"{factors} terms, or terms to be given"
+    if terms.ndim != 2 or (moves is None and terms.shape[1] != factors):
+        raise UsageError(f"cost: shape {list(terms.shape)}, expected [N, M] with {expected}")
+    if moves is None:
+        return torch.eye(factors, dtype=torch.bool)
+    found = torch.zeros(factors, terms.shape[1], dtype=torch.bool)
+    for factor, listed in enumerate(moves):
+        if beyond := [term for term in listed if term >= terms.shape[1]]:
+            raise UsageError(f"estimator.terms: {beyond[0]}, expected less than the {terms.shape[1]} of the cost")
+        found[factor, list(listed)] = True
+    return found

@@ -11,11 +11,15 @@ from torch import Tensor
 from pgkit.core import families
 from pgkit.options import Count, Index, Positive
 from pgkit.problems.base import Problem
-from pgkit.problems.known import as_leaves, flat_gradient
+from pgkit.problems.gaussian import hermite_grid
+from pgkit.problems.known import as_leaves, flat_gradient, scores
 from pgkit.types import Parameters
 from pgkit.vi.elbo import Elbo, Entropy, elbo, with_blankets
 
 Approximation = Literal["mean_field", "full_rank"]
+
+_LARGEST = 4
+"""Dimensions that are integrated over, node by node."""
 
 
 @final
@@ -39,6 +43,7 @@ class ConjugateGaussian(Problem):
         family: Approximation = "full_rank",
         entropy: Entropy = "detached",
         batch_size: Count | None = None,
+        start_scale: Positive = 1.0,
         target: Positive = 0.01,
         data_seed: Index = 0,
     ) -> None:
@@ -47,14 +52,14 @@ class ConjugateGaussian(Problem):
         truth = torch.randn(dimension, generator=generator, dtype=torch.float64)
         self.outputs = self.inputs @ truth + noise * torch.randn(observations, generator=generator).double()
         self.noise, self.family, self.entropy, self.batch_size = noise, family, entropy, batch_size
-        self.target = target
+        self.start_scale, self.target = start_scale, target
         self.precision = torch.eye(dimension).double() + self.inputs.T @ self.inputs / noise**2
         self.mean = torch.linalg.solve(self.precision, self.inputs.T @ self.outputs) / noise**2
         self.law = families.full_rank if family == "full_rank" else families.mean_field
 
     def parameters(self) -> dict[str, Tensor]:
-        """Returns those of a standard normal q, the prior."""
-        return gaussian_start(len(self.mean), self.family)
+        """Returns those of a normal q about 0, the prior itself where `start_scale` is 1."""
+        return gaussian_start(len(self.mean), self.family, self.start_scale)
 
     def expectation(self) -> Elbo:
         """Returns the bound at the start."""
@@ -77,6 +82,30 @@ class ConjugateGaussian(Problem):
         leaves = as_leaves(parameters)
         law = families.as_multivariate(self.law(leaves))
         return flat_gradient(-families.gaussian_kl(law, self.mean, self.precision), leaves)
+
+    def exact_variance(self, estimator: str, parameters: Parameters) -> Tensor | None:
+        """Returns the variance `[P]` of `score`, and in a mean field that of `blanket_score` and of the path, with the
+        entropy detached and in four dimensions at most; None otherwise.
+
+        Cost and scores are polynomials in the noise, which the Gauss-Hermite rule integrates without error.
+        """
+        if self.entropy != "detached" or len(self.mean) > _LARGEST or estimator not in self._known():
+            return None
+        bound, law = self.at(parameters), families.as_multivariate(self.law(parameters))
+        noise, weights = hermite_grid(len(self.mean))
+        x = law.loc + noise @ law.scale_tril.T
+        if estimator in ("pathwise", "sticking_the_landing"):
+            leaf = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(bound.cost(leaf).sum(), leaf)
+            found = torch.cat([slope, slope * (x - law.loc)], dim=1)
+        elif estimator == "score":
+            found = bound.cost(x)[:, None] * scores(self, parameters, x)
+        else:
+            assert bound.terms is not None
+            terms = bound.terms(x)
+            credit = terms[:, :-1] + terms[:, -1:]
+            found = torch.cat([credit * noise / law.stddev, credit * (noise**2 - 1)], dim=1)
+        return weights @ found**2 - self.exact_gradient(parameters) ** 2
 
     def distance(self, parameters: Parameters) -> float:
         """Returns KL(q ‖ posterior) less the least that the family allows, in nats."""
@@ -110,17 +139,19 @@ class ConjugateGaussian(Problem):
         law = self.law({name: value.detach() for name, value in parameters.items()})
         return with_blankets(bound, log_prior=normal.log_prob, log_likelihood=log_likelihood, law=law)
 
+    def _known(self) -> tuple[str, ...]:
+        factors = ("blanket_score", "pathwise", "sticking_the_landing")
+        return ("score", *factors) if self.family == "mean_field" else ("score",)
+
     def _divergence(self, parameters: Parameters) -> float:
         law = families.as_multivariate(self.law(parameters))
         return float(families.gaussian_kl(law, self.mean, self.precision))
 
 
-def gaussian_start(dimension: int, family: Approximation) -> dict[str, Tensor]:
-    """Returns the parameters of a standard normal law in a family."""
-    zeros = torch.zeros(dimension, dtype=torch.float64)
-    if family == "mean_field":
-        return {"mean": zeros, "log_scale": zeros.clone()}
-    return {"mean": zeros, "factor": torch.zeros(dimension, dimension, dtype=torch.float64)}
+def gaussian_start(dimension: int, family: Approximation, scale: float = 1.0) -> dict[str, Tensor]:
+    """Returns the parameters of N(0, scale² I) in a family."""
+    zeros, wide = torch.zeros(dimension, dtype=torch.float64), torch.full((dimension,), math.log(scale)).double()
+    return {"mean": zeros, "log_scale": wide} if family == "mean_field" else {"mean": zeros, "factor": torch.diag(wide)}
 
 
 def rows(count: int, batch_size: int | None, generator: torch.Generator) -> Tensor:

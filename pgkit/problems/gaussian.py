@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from pgkit.core.rao_blackwell import Separable
 from pgkit.options import Count, Positive
 from pgkit.problems.known import IntegratedProblem, KnownProblem, as_leaves, flat_gradient
 from pgkit.types import Expectation, Parameters
@@ -51,9 +52,9 @@ class GaussianSum(KnownProblem):
         learnt = {"scale": self._scale.clone()} if self.learn_scale else {}
         return {"mean": self._mean.clone(), **learnt}
 
-    def expectation(self) -> Expectation:
-        """Returns E[Σ_d h(x_d)]."""
-        return Expectation(cost=lambda x: _h(self.cost, self.frequency, x).sum(-1), law=self._law)
+    def expectation(self) -> Separable:
+        """Returns E[Σ_d h(x_d)], a term for each dimension."""
+        return Separable(cost=lambda x: self._h(x).sum(-1), law=self._law, terms=self._h)
 
     def objective(self, parameters: Parameters) -> float:
         """Returns the expectation by its closed form."""
@@ -65,10 +66,10 @@ class GaussianSum(KnownProblem):
         return flat_gradient(self._value(leaves), leaves)
 
     def exact_variance(self, estimator: str, parameters: Parameters) -> Tensor | None:
-        """Returns the variance of `score`, `pathwise` or coupled `measure_valued` derivatives."""
+        """Returns the variance of `score`, `termwise_score`, `pathwise` or coupled `measure_valued` derivatives."""
         mean, scale = parameters["mean"].detach(), parameters.get("scale", self._scale).detach()
-        if estimator == "score":
-            in_mean, in_scale = self._score_second_moments(mean, scale)
+        if estimator in ("score", "termwise_score"):
+            in_mean, in_scale = self._score_second_moments(mean, scale, alone=estimator == "termwise_score")
         elif estimator == "pathwise":
             noise, weights = hermite()
             slope = _slope(self.cost, self.frequency, mean[:, None] + scale[:, None] * noise)
@@ -86,13 +87,13 @@ class GaussianSum(KnownProblem):
     def _value(self, parameters: Parameters) -> Tensor:
         return _expected(self.cost, self.frequency, parameters["mean"], parameters.get("scale", self._scale) ** 2).sum()
 
-    def _score_second_moments(self, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns E[f² s²] for f = h_d + R: the other terms R are independent of the score in dimension d."""
+    def _score_second_moments(self, mean: Tensor, scale: Tensor, *, alone: bool) -> tuple[Tensor, Tensor]:
+        """Returns E[f² s²] for f = h_d + R, or h_d alone: the other terms R are independent of the score of x_d."""
         noise, weights = hermite()
         h = _h(self.cost, self.frequency, mean[:, None] + scale[:, None] * noise)
         first, second = h @ weights, h**2 @ weights
-        rest = first.sum() - first
-        rest_squared = (second - first**2).sum() - (second - first**2) + rest**2
+        rest, spread = (first.sum() - first) * (not alone), second - first**2
+        rest_squared = (spread.sum() - spread) * (not alone) + rest**2
         found = []
         for score in (noise / scale[:, None], (noise**2 - 1) / scale[:, None]):
             mixed = ((h**2 + 2 * rest[:, None] * h + rest_squared[:, None]) * score**2) @ weights
@@ -175,15 +176,20 @@ class GaussianProjection(IntegratedProblem):
         return MultivariateNormal(parameters["mean"], scale_tril=parameters["scale_tril"], validate_args=False)
 
     def _noise(self) -> tuple[Tensor, Tensor]:
-        line, weight = hermite(24)
-        noise = torch.cartesian_prod(*[line] * self.dimension).reshape(-1, self.dimension)
-        return noise, torch.cartesian_prod(*[weight] * self.dimension).reshape(-1, self.dimension).prod(1)
+        return hermite_grid(self.dimension, 24)
 
 
 def hermite(count: int = _NODES) -> tuple[Tensor, Tensor]:
     """Returns points and weights `[K]` of the Gauss-Hermite rule of a standard normal law."""
     points, weights = np.polynomial.hermite_e.hermegauss(count)
     return torch.tensor(points), torch.tensor(weights / weights.sum())
+
+
+def hermite_grid(dimension: int, count: int = 8) -> tuple[Tensor, Tensor]:
+    """Returns points `[K, D]` and weights `[K]` of the product of such rules, exact below degree 2 count in each."""
+    line, weight = hermite(count)
+    noise = torch.cartesian_prod(*[line] * dimension).reshape(-1, dimension)
+    return noise, torch.cartesian_prod(*[weight] * dimension).reshape(-1, dimension).prod(1)
 
 
 def _h(cost: Cost, frequency: float, u: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from tests.end_to_end.runs import events_of
 
 MINE = (
     "conjugate_gaussian",
+    "conjugate_mean_field",
     "gym_policy",
     "logistic_regression",
     "maximum_likelihood",
@@ -211,7 +212,10 @@ def test_every_bound_goes_with_every_estimator_of_bounds(tmp_path: Path, problem
         (("problem=step_function", "estimator=pathwise"), "cost: piecewise constant or without a gradient"),
         (("problem=sphere", "estimator=sticking_the_landing"), "estimator: sticking_the_landing for an expectation"),
         (("problem=rosenbrock", "optimizer=snes"), "optimizer: snes for parameters mean and factor, expected mean and"),
-        (("estimator=score", "baseline=value"), "baseline: Value, expected one that needs no critic"),
+        (
+            ("estimator=score", "baseline=value"),
+            "baseline: value, expected with pgkit.fit one of constant, leave_one_out",
+        ),
         (("estimator=pathwise", "baseline=leave_one_out"), "baseline: LeaveOneOut, expected zero with Pathwise"),
         (("estimator=ranked_score",), "estimator.best: lowest for an objective that is maximised, expected highest"),
         (("problem=sphere", "num_samples=3"), "num_samples: 3, expected an even number"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from pgkit.config import build, config_dir
 from pgkit.problems.base import Problem
 from pgkit.problems.continuous import BetaCost, GammaCost, VonMisesCost
-from pgkit.problems.discrete import BernoulliToy, CategoricalCost, PoissonCost, SoftmaxBandit
+from pgkit.problems.discrete import BernoulliChain, BernoulliToy, CategoricalCost, PoissonCost, SoftmaxBandit
 from pgkit.problems.gaussian import Cost, GaussianProjection, GaussianSum, hermite
 from pgkit.problems.horizon import InfiniteHorizon, ShortCorridor
 from pgkit.problems.known import IntegratedProblem, KnownProblem, as_leaves, flat_gradient, scores
@@ -39,6 +39,7 @@ def by_sum(problem: IntegratedProblem) -> Tensor:
 INTEGRATED = [
     *(GaussianProjection(cost=cost, dimension=dimension) for cost in COSTS for dimension in (1, 2, 3)),
     BernoulliToy(dimension=5),
+    BernoulliChain(dimension=5),
     PoissonCost(),
     SmallProcess(process="chain"),
     SmallProcess(process="gamble"),

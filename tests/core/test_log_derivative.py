@@ -1,6 +1,7 @@
 """E[∇log p] = 0, and ∇log p is the derivative of log p, for every law of torch that has a log_prob.
 
-Means are sums over a support, double-exponential quadrature where x is one number, a grid where it is a vector.
+Means are sums over a support, double-exponential quadrature where x is one number, a grid where it is a vector: `kind`
+says which for each law in `CASES`, and all hold to 1e-10 but VonMises, whose density torch knows to seven digits.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Case:
     ranges: dict[str, tuple[float, float]]
     kind: Kind
     start: str | float = 0.0
-    tolerance: float = 1e-9
+    tolerance: float = 1e-10
     shape: tuple[int, ...] = ()
 
 
@@ -105,7 +106,7 @@ CASES: dict[str, Case] = {
     "OneHotCategoricalStraightThrough": Case(
         lambda p: td.OneHotCategoricalStraightThrough(probs=p["a"].softmax(0)), {"a": REAL}, "finite", shape=(3,)
     ),
-    "Pareto": Case(lambda p: td.Pareto(torch.tensor(1.5), p["a"]), {"a": SHAPE}, "half", 1.5, tolerance=1e-7),
+    "Pareto": Case(lambda p: td.Pareto(torch.tensor(1.5), p["a"]), {"a": SHAPE}, "half", 1.5),
     "Poisson": Case(lambda p: td.Poisson(p["a"]), {"a": (0.3, 20.0)}, "counts"),
     "RelaxedBernoulli": Case(
         lambda p: td.RelaxedBernoulli(p["a"], logits=p["b"]), {"a": (0.9, 2.0), "b": REAL}, "unit"
@@ -170,6 +171,20 @@ def scores_of(case: Case, theta: Parameters, samples: Tensor) -> Tensor:
     return expectation.scores(Expectation(cost=torch.square, law=case.law), theta, samples)
 
 
+def derivative(value: Callable[[Parameters], float], theta: Parameters) -> Tensor:
+    """Returns the gradient `[P]` by central differences of eighth order, whose error is of the order of step⁸."""
+    step, found = 0.004, []
+    for key, at in theta.items():
+        for index in range(at.numel()):
+            nudge = torch.zeros(at.numel()).index_fill(0, torch.tensor(index), step).reshape(at.shape)
+            total = 0.0
+            for reach, share in ((1, 4 / 5), (2, -1 / 5), (3, 4 / 105), (4, -1 / 280)):
+                ahead, behind = (value({**theta, key: at + sign * reach * nudge}) for sign in (1, -1))
+                total += share * (ahead - behind)
+            found.append(total / step)
+    return torch.tensor(found)
+
+
 def test_no_law_of_torch_is_left_out() -> None:
     every = {
         name
@@ -199,7 +214,7 @@ def test_the_mean_score_is_zero(name: str, data: st.DataObject) -> None:
 @pytest.mark.exact
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind == "vector"])
 def test_the_mean_score_of_vectors_is_zero_and_its_product_with_a_cost_the_gradient(name: str) -> None:
-    """E[s] = 0 and E[f s] = ∇E[f], the right side by central differences of the quadrature for f = x₁ + x₂²."""
+    """E[s] = 0 and E[f s] = ∇E[f] for f = x₁ + x₂² of the last two coordinates."""
     case, generator = CASES[name], torch.Generator().manual_seed(11)
     theta = parameters_of(
         case, lambda label, low, high: float(torch.empty(()).uniform_(low, high, generator=generator))
@@ -220,13 +235,33 @@ def test_the_mean_score_of_vectors_is_zero_and_its_product_with_a_cost_the_gradi
     assert float((own @ scores).abs().max()) < 1e-10 * max(largest, 1.0)
     assert largest > 1e-3
     cost = flat[:, -2] + flat[:, -1].square()
-    found, step, expected = (own * cost) @ scores, 1e-4, []
-    for key, value in theta.items():
-        for index in range(value.numel()):
-            nudge = torch.zeros(value.numel()).index_fill(0, torch.tensor(index), step).reshape(value.shape)
-            means = [chances({**theta, key: value + sign * nudge})[known] @ cost for sign in (1, -1)]
-            expected.append((means[0] - means[1]) / (2 * step))
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-6)
+    expected = derivative(lambda at: float(chances(at)[known] @ cost), theta)
+    torch.testing.assert_close((own * cost) @ scores, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind != "vector"])
+def test_the_mean_product_of_score_and_cost_is_the_gradient(name: str) -> None:
+    """E[f s] = ∇E[f] for f = (x + x²) / (4 + x²), a cost whose mean exists under heavy tails too."""
+    case, generator = CASES[name], torch.Generator().manual_seed(7)
+    theta = parameters_of(
+        case, lambda label, low, high: float(torch.empty(()).uniform_(low, high, generator=generator))
+    )
+
+    def cost(nodes: Tensor) -> Tensor:
+        x = nodes.reshape(len(nodes), -1).double() @ torch.arange(1.0, nodes[0].numel() + 1)
+        return (x + x.square()) / (4 + x.square())
+
+    def integrand(at: Parameters) -> tuple[Tensor, Tensor]:
+        nodes, weights = quadrature(case, at)
+        with torch.no_grad():
+            return nodes, case.law(at).log_prob(nodes).exp() * weights * cost(nodes)
+
+    nodes, products = integrand(theta)
+    scores = torch.where(products[:, None] != 0, scores_of(case, theta, nodes), 0.0)
+    expected = derivative(lambda at: float(integrand(at)[1].sum()), theta)
+    torch.testing.assert_close(products @ scores, expected, rtol=case.tolerance, atol=case.tolerance)
+    assert float(expected.abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -49,6 +49,28 @@ def gradients_in_use(snapshot: Snapshot, num_columns: int | None = None) -> Tens
     return snapshot.estimator.control(gradients, scores, snapshot.scores.layout)
 
 
+def chunks_in_use(snapshot: Snapshot, num_columns: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yields (columns, gradients `[n, P]`) of the first columns under the estimator in use, some at a time.
+
+    A control variate is fitted across columns: then they come at once, and no more of them than `affordable` says.
+    """
+    if snapshot.estimator.controlled:
+        measured = min(num_columns, affordable(snapshot, num_vectors=2))
+        yield slice(0, measured), gradients_in_use(snapshot, measured)
+    else:
+        for columns, chunk in snapshot.scores.gradients(snapshot.coefficients[None, :, :num_columns]):
+            yield columns, chunk[0]
+
+
+def obstacle(snapshot: Snapshot) -> str | None:
+    """Returns why this batch has no unbiased variance, or None."""
+    columns = snapshot.coefficients.shape[1]
+    if snapshot.coupling == "batch":
+        return "a statistic of the whole batch couples its columns"
+    least = LEAST_COLUMNS[snapshot.coupling]
+    return f"{columns} columns, and at least {least} are needed" if columns < least else None
+
+
 def affordable(snapshot: Snapshot, num_vectors: int = 1) -> int:
     """Returns the number of columns whose gradients under so many coefficient vectors may be in memory at once."""
     return max(1, MOST_NUMBERS // (num_vectors * snapshot.scores.num_parameters))

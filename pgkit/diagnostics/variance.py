@@ -9,12 +9,12 @@ from torch import Tensor
 
 from pgkit.core.moments import GradientMoments, PairMoments, independent_moments, mean_pairs, pair_moments
 from pgkit.diagnostics.gradients import (
-    LEAST_COLUMNS,
     Unanswered,
     affordable,
+    chunks_in_use,
     cross_gradients,
-    gradients_in_use,
     groups_of,
+    obstacle,
 )
 from pgkit.options import Count, Range
 from pgkit.snapshot import Snapshot
@@ -55,7 +55,7 @@ class GradientVariance:
 
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns the variance of one column's gradient and of the mean, the debiased SNR and the expected cosine."""
-        reason = _obstacle(snapshot)
+        reason = obstacle(snapshot)
         if reason is not None:
             return self._unanswered(self.tags, reason)
         columns = snapshot.coefficients.shape[1]
@@ -83,22 +83,10 @@ class GradientVariance:
         return mean_pairs([pair_moments(block) for block in cross_gradients(snapshot, snapshot.factors.signal, groups)])
 
 
-def _obstacle(snapshot: Snapshot) -> str | None:
-    """Returns why this batch has no unbiased variance, or None."""
-    columns = snapshot.coefficients.shape[1]
-    if snapshot.coupling == "batch":
-        return "a statistic of the whole batch couples its columns"
-    least = LEAST_COLUMNS[snapshot.coupling]
-    return f"{columns} columns, and at least {least} are needed" if columns < least else None
-
-
 def _sums(snapshot: Snapshot, num_columns: int) -> tuple[Tensor, float]:
     """Returns the mean gradient `[P]` of the first columns and the sum of their squared norms."""
-    if snapshot.estimator.controlled:
-        gradients = gradients_in_use(snapshot, num_columns)
-        return gradients.mean(dim=0), float(gradients.square().sum())
     total, squares = torch.zeros(()), 0.0
-    for _, chunk in snapshot.scores.gradients(snapshot.coefficients[None, :, :num_columns]):
-        total = total + chunk[0].sum(dim=0)
-        squares += float(chunk[0].square().sum())
+    for _, chunk in chunks_in_use(snapshot, num_columns):
+        total = total + chunk.sum(dim=0)
+        squares += float(chunk.square().sum())
     return total / num_columns, squares

@@ -19,9 +19,10 @@ from pgkit.vi.elbo import Elbo, Entropy, elbo
 
 TEMPERATURES = (66, 70, 69, 68, 67, 72, 73, 70, 57, 63, 70, 78, 67, 53, 67, 75, 70, 81, 76, 79, 75, 76, 58)
 DISTRESS = (0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1)
-"""Joint temperature at launch in °F, and whether a primary O-ring showed thermal distress, launch by launch.
+"""Joint temperature at launch in °F, and whether any O-ring of a field joint showed thermal distress, launch by launch.
 
-Source: Dalal, Fowlkes and Hoadley 1989 (JASA 84:945), table 1.
+Distress is erosion or blow-by: lists of erosion alone have none at the second launch of 75 °F, STS 61-A.
+Source: Dalal, Fowlkes and Hoadley 1989 (Journal of the American Statistical Association 84:945), table 1.
 """
 
 

@@ -63,12 +63,17 @@ def assemble(config: DictConfig) -> Parts:
         policy = build(config["policy"], expects=Policy, trusted=trusted, action_space=lanes.action_space, **spaces)
         minibatches = torch.Generator().manual_seed(draw_seed(streams.minibatches))
         critic = build(config["critic"], expects=Critic, trusted=trusted, generator=minibatches, **spaces)
+    returns = build(config["returns"], expects=Returns, trusted=trusted)
+    estimator = build(config["estimator"], expects=Estimator, trusted=trusted)
     facts = Facts(
         env=config.env.id,
         columns=config.collect.get("episodes", lanes.num_lanes),
         whole_episodes="episodes" in config.collect,
         has_values=has_values(critic),
         layout=layout(policy),
+        # A plug-in that does not say so leaves the states as they come.
+        discounted=any(getattr(part, "discount_states", False) for part in (returns, estimator)),
+        dynamics=lanes.dynamics,
     )
     optimizer = build(
         config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
@@ -79,13 +84,13 @@ def assemble(config: DictConfig) -> Parts:
         collector=build(config["collect"], expects=Collector, trusted=trusted, lanes=lanes),
         policy=policy,
         critic=critic,
-        returns=build(config["returns"], expects=Returns, trusted=trusted),
+        returns=returns,
         baseline=build(config["baseline"], expects=Baseline, trusted=trusted),
         weights=build(config["weights"], expects=Weights, trusted=trusted),
-        estimator=build(config["estimator"], expects=Estimator, trusted=trusted),
+        estimator=estimator,
         update=build(config["update"], expects=Update, trusted=trusted, optimizer=optimizer),
         diagnostics={
-            name: build(node, expects=Diagnostic, trusted=trusted, offers={"facts": facts})
+            name: build(node, expects=Diagnostic, trusted=trusted, offers={"facts": facts, "policy": policy})
             for name, node in config.diagnostics.items()
             if name != "every"
         },

@@ -35,7 +35,8 @@ class Snapshot:
 class Facts:
     """What is known of a run before its first batch; handed to every instrument whose constructor names `facts`.
 
-    `layout` says where each parameter of the policy lies in P; `columns` is N. `env` is the name of the environment.
+    `layout` says where each parameter of the policy lies in P; `columns` is N. `env` is the name of the environment,
+    `dynamics` what it knows about itself, if anything. `discounted` is whether states are weighted by γ^t.
     """
 
     env: str
@@ -43,6 +44,8 @@ class Facts:
     whole_episodes: bool
     has_values: bool
     layout: Mapping[str, slice]
+    discounted: bool = False
+    dynamics: object = None
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ DOCUMENTS = (
     "docs/blackbox.md",
     "experiments/README.md",
 )
-AREAS = "return|episode|gradient|policy|baseline|critic|update|time|steps"
+AREAS = "return|episode|gradient|policy|baseline|critic|update|time|steps|truth"
 TAG = re.compile(rf"(?:{AREAS})/[a-z_0-9]+")
 
 

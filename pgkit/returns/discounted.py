@@ -22,6 +22,7 @@ class Total(ScaledReturn):
     """
 
     needs_whole_episodes = True
+    discount_states = True
     unbiased = True
 
     def __init__(self, *, gamma: Fraction, scale_rewards: bool = False) -> None:

@@ -64,6 +64,7 @@ class ScaledReturn(ABC):
 
     needs_values = False
     needs_whole_episodes = False
+    discount_states = False
     unbiased = False
 
     def __init__(self, *, gamma: float, scale_rewards: bool) -> None:

@@ -29,7 +29,8 @@ class Lanes:
     and both flags are False. A paused lane still does that reset, once, and then stands still.
 
     Attributes: num_lanes; observation_space and action_space of one lane; max_episode_steps and reward_threshold as
-    registered, or None; can_pause; vectorization, resolved. Nothing is started before the first `reset`.
+    registered, or None; can_pause; vectorization, resolved; dynamics, what an environment of which everything is known
+    says about itself, None elsewhere and where a time limit adds to them. Nothing is started before the first `reset`.
 
     Raises: UsageError naming `env.id`, `env.kwargs` or `env.vectorization` and what is accepted.
     """
@@ -56,11 +57,14 @@ class Lanes:
         if self.can_pause:
             specimen = make_environment(self._spec, self._kwargs)
             self.observation_space, self.action_space = specimen.observation_space, specimen.action_space
+            known = getattr(specimen.unwrapped, "dynamics", None)
             specimen.close()
         else:
             whole = make_vector(self._spec, num_envs, self._kwargs)
             self.observation_space, self.action_space = whole.single_observation_space, whole.single_action_space
             whole.close()
+            known = None
+        self.dynamics: Any = known if limit in (None, -1) else None
         check_action_space(self.action_space)
         self._inspector = Inspector(self.observation_space, num_envs)
         self._vector: VectorEnv[Any, Any, Any] | None = None

@@ -21,6 +21,9 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, load_env_
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgkit.errors import UsageError, did_you_mean
+from pgkit.rl.known import register
+
+register()
 
 _EXTRAS = {
     "gymnasium.envs.box2d": "box2d",

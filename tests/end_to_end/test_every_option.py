@@ -29,6 +29,7 @@ COMPANIONS = {
     "baseline=value": WITH_CRITIC,
     "collect=steps": ("returns.cut=zero", "collect.steps=4"),
     "critic=value": ("critic.steps=2",),
+    "diagnostics=truth": ("env=Ring",),
     "returns=lambda_return": WITH_CRITIC,
     "returns=n_step": WITH_CRITIC,
 }
@@ -64,7 +65,8 @@ def two_updates(folder: Path, *overrides: str) -> None:
     quota = (
         () if any(line.startswith("collect") or line == "agent=vpg" for line in overrides) else ("collect.episodes=4",)
     )
-    run = train(folder, *gym("Shapes"), *lanes, *quota, "total_steps=25", "evaluation.episodes=0", *overrides)
+    env = () if any(line.startswith("env=") for line in overrides) else gym("Shapes")
+    run = train(folder, *env, *lanes, *quota, "total_steps=25", "evaluation.episodes=0", *overrides)
     assert run.summary["status"] == "finished" and run.summary["updates"] >= 2
     for name, tensor in run.parameters.items():
         assert torch.isfinite(tensor).all(), name

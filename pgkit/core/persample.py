@@ -52,6 +52,17 @@ def layout(module: nn.Module) -> dict[str, slice]:
     return slices
 
 
+def layers_of(layout: Mapping[str, slice]) -> dict[str, list[slice]]:
+    """Returns where the parameters of each layer lie in P, by its name.
+
+    A layer is a module: its weight and bias share the prefix of their names; a parameter without one is its own.
+    """
+    layers: dict[str, list[slice]] = {}
+    for name, place in layout.items():
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(place)
+    return layers
+
+
 def factors_into_layers(module: nn.Module) -> bool:
     """Returns whether every trainable parameter belongs to a layer that `layer_scores` knows: Linear or Constant."""
     known = {
@@ -160,7 +171,8 @@ def per_sample_by_vmap(module: nn.Module, inputs: Sequence[Any], coefficients: T
 
     one_vector = vmap(grad(surrogate), in_dims=(None, 1, 1))
     gradients = vmap(one_vector, in_dims=(None, None, 0))(parameters, tuple(inputs), coefficients)
-    return torch.cat([gradients[name].flatten(2) for name in parameters], dim=2)
+    sizes = (coefficients.shape[0], coefficients.shape[2], -1)
+    return torch.cat([gradients[name].reshape(sizes) for name in parameters], dim=2)
 
 
 def num_parameters(module: nn.Module) -> int:

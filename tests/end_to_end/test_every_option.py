@@ -29,7 +29,7 @@ COMPANIONS = {
     "baseline=value": WITH_CRITIC,
     "collect=steps": ("returns.cut=zero", "collect.steps=4"),
     "critic=value": ("critic.steps=2",),
-    "diagnostics=truth": ("env=Ring",),
+    "diagnostics=truth": ("env=Gamble",),
     "returns=lambda_return": WITH_CRITIC,
     "returns=n_step": WITH_CRITIC,
 }

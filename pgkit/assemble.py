@@ -14,7 +14,7 @@ from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
-from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, ScoreBaseline, Update, Weights
+from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, Update, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.lanes import Lanes
 from pgkit.run.seeds import Streams, draw_seed
@@ -120,8 +120,8 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
             f"baseline: {_name(parts.baseline)} with {columns} columns a batch, "
             f"expected at least {parts.baseline.least_columns} (collect.episodes or env.num_envs)"
         )
-    if isinstance(parts.baseline, ScoreBaseline):
-        raise UsageError(f"baseline: {_name(parts.baseline)} in training, expected one that needs no scores")
+    if parts.estimator.controlled and columns < 2:
+        raise UsageError("estimator.control_variate: with 1 column a batch, expected 2 at least (collect.episodes)")
     if not has_values(parts.critic):
         needy: Sequence[Any] = (parts.returns, parts.baseline)
         for group, part in zip(("returns", "baseline"), needy, strict=True):

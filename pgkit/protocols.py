@@ -225,6 +225,12 @@ class Scores(Protocol):
     def stacked(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[M, N, P]` under M coefficient vectors `[M, F, N]`, or of the first columns."""
 
+    def step_products(self, vectors: Tensor) -> Tensor:
+        """Returns the product of every factor's score with its sample's vector, `[F, N]`; vectors `[N, P]`."""
+
+    def step_squares(self) -> Tensor:
+        """Returns the squared length of every factor's score, `[F, N]`."""
+
     def per_sample(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`."""
 

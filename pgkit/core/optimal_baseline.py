@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pgkit.core.persample import layers_of
 from pgkit.types import expect
 
 
@@ -57,9 +58,49 @@ def cross_fitted_parameter(gradients: Tensor, scores: Tensor, *, folds: int | No
     Shapes: both `[N, P]`. Without `folds` each sample is a fold of its own.
     Raises: ValueError where fewer than two folds can be made.
     """
-    num_samples = expect("N P .", gradients=gradients, scores=scores)["N"]
+    expect("N P .", gradients=gradients, scores=scores)
+    return cross_fitted_ratio(gradients * scores, scores.square(), folds=folds)
+
+
+def cross_fitted_ratio(numerators: Tensor, denominators: Tensor, *, folds: int | None = None) -> Tensor:
+    """Returns the ratio of the sums over the other folds for every sample, 0 where there is nothing to divide by.
+
+    Bias: none, as a sample does not enter its own.
+    Shapes: both `[N, …]` alike, and so the result. Without `folds` each sample is a fold of its own.
+    Raises: ValueError where fewer than two folds can be made.
+    """
+    num_samples = expect("N", numerators=numerators, denominators=denominators)["N"]
     fold = folds_of(num_samples, num_samples if folds is None else folds)
-    return _ratio(others(gradients * scores, fold), others(scores.square(), fold))[fold]
+    return _ratio(others(numerators, fold), others(denominators, fold))[fold]
+
+
+def cross_fitted_time(products: Tensor, squares: Tensor, *, folds: int | None = None) -> Tensor:
+    """Returns b_t = E⟨s_t, g⟩ / E|s_t|² of the other folds, shrunk to the one number for all times, `[F, N]`.
+
+    The ratio at a time is a noisy one, worst where few samples live so long. It counts by τ²/(τ² + v_t), v_t being its
+    sampling variance and τ² the variance between times that v_t leaves unexplained (by the method of moments, 0 at
+    least): where times cannot be told apart, the one number is left.
+    Bias: none, as a sample does not enter its own.
+    Shapes: both `[F, N]`: ⟨s_tn, g_n⟩ with the gradient g_n of the whole sample, and |s_tn|².
+    Raises: ValueError where fewer than two folds can be made.
+    Source: Peters and Schaal 2008 for the ratio; DerSimonian and Laird 1986 (Controlled Clinical Trials 7:177) for τ².
+    """
+    num_samples = expect("F N .", products=products, squares=squares)["N"]
+    fold = folds_of(num_samples, num_samples if folds is None else folds)
+    n, d = products.T.double(), squares.T.double()  # [N, F]
+    above, below = others(n, fold), others(d, fold)
+    common = _ratio(above.sum(dim=1, keepdim=True), below.sum(dim=1, keepdim=True))
+    at = _ratio(above, below)
+    residual = others(n.square(), fold) - 2 * common * others(n * d, fold) + common.square() * others(d.square(), fold)
+    noise = _ratio(residual, below.square())
+    # Precision-weighted, Σ w (b_t − b̄)² has the mean F − 1 where nothing but noise separates the times.
+    weight = torch.where(noise > 0, 1 / torch.where(noise > 0, noise, 1.0), 0.0)
+    total = weight.sum(dim=1, keepdim=True)
+    middle = _ratio((weight * at).sum(dim=1, keepdim=True), total)
+    excess = (weight * (at - middle).square()).sum(dim=1, keepdim=True) - ((weight > 0).sum(dim=1, keepdim=True) - 1)
+    between = _ratio(excess.clamp(min=0.0), total - _ratio(weight.square().sum(dim=1, keepdim=True), total))
+    trust = _ratio(between.expand_as(noise), between + noise)
+    return (common + trust * (at - common))[fold].T.to(products.dtype)
 
 
 def cross_fitted_layer(
@@ -74,10 +115,7 @@ def cross_fitted_layer(
     Raises: ValueError where fewer than two folds can be made.
     """
     result = torch.zeros_like(gradients)
-    layers: dict[str, list[slice]] = {}
-    for name, where in layout.items():
-        layers.setdefault(name.rpartition(".")[0], []).append(where)
-    for slices in layers.values():
+    for slices in layers_of(layout).values():
         own = [torch.cat([x[:, where] for where in slices], dim=1) for x in (gradients, scores)]
         for where in slices:
             result[:, where] = cross_fitted(own[0], own[1], folds=folds)

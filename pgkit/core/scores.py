@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, final
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pgkit.core import persample
+from pgkit.core import persample, stepwise
 
 KEPT = 2**23
 """Numbers that may stay in memory between two questions, 32 MiB in float32; larger batches are evaluated anew."""
@@ -67,6 +67,33 @@ class Scores:
     def per_sample(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`, all in memory."""
         return torch.cat([gradients[0] for _, gradients in self.gradients(coefficients[None])])
+
+    def step_products(self, vectors: Tensor) -> Tensor:
+        """Returns ⟨s_tn, v_n⟩ of every factor of every sample with a vector of that sample, `[F, N]`.
+
+        Shapes: vectors `[N, P]`.
+        """
+        return self._stepwise(lambda layers, columns: stepwise.products(layers, vectors[columns]), vectors)
+
+    def step_squares(self) -> Tensor:
+        """Returns |s_tn|² of every factor of every sample, `[F, N]`."""
+        return self._stepwise(lambda layers, columns: stepwise.squares(layers), None)
+
+    def _stepwise(
+        self, factored: Callable[[list[persample.LayerScores], slice], Tensor], vectors: Tensor | None
+    ) -> Tensor:
+        """Returns a number a factor and sample: by layers where they factor, else from the scores themselves."""
+        parts = []
+        for columns in self._chunks(1, self.mask.shape[1]):
+            if self._factored:
+                layers = self._layers if self._small else self._layers_of(columns)
+                parts.append(factored([each.columns(columns) for each in layers] if self._small else layers, columns))
+                continue
+            inputs = tree_map(lambda x, columns=columns: x[:, columns].flatten(0, 1)[None], self.inputs)
+            ones = torch.ones(1, 1, len(self.mask) * (columns.stop - columns.start))
+            scores = persample.per_sample_by_vmap(self.module, inputs, ones)[0].unflatten(0, (len(self.mask), -1))
+            parts.append((scores * (scores if vectors is None else vectors[columns])).sum(dim=2))
+        return torch.where(self.mask, torch.cat(parts, dim=1), 0.0)
 
     @cached_property
     def _factored(self) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
+import torch
 from torch import Tensor
 
-from pgkit.core import score
+from pgkit.core import optimal_baseline, score
+from pgkit.errors import UsageError
 from pgkit.options import Fraction
 from pgkit.types import Coupling, Factors
 
@@ -16,17 +18,28 @@ from pgkit.types import Coupling, Factors
 class ScoreFunction:
     """c_t = exp(L_t) (signal_t − b_t), times γ^t where states are discounted.
 
+    `control_variate` subtracts from each sample's gradient its score sum times one number a parameter or a layer, those
+    of least variance, fitted to the other samples; it acts after the baseline and leaves the mean as it is.
     Bias: `standardise` is biased (each sample sits in its own statistics). Without `discount_states` a discounted
     return estimates the gradient of no objective; it is what most agents use, and the same thing at γ = 1.
-    Source: Williams 1992; Thomas 2014 (ICML) for γ^t.
+    Source: Williams 1992; Thomas 2014 (ICML) for γ^t; Peters and Schaal 2008 for one number a parameter.
     """
 
-    controlled = False
-
-    def __init__(self, *, gamma: Fraction, standardise: bool = False, discount_states: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        gamma: Fraction,
+        standardise: bool = False,
+        discount_states: bool = False,
+        control_variate: Literal["none", "optimal_parameter", "optimal_layer"] = "none",
+    ) -> None:
         self.gamma, self.standardise, self.discount_states = gamma, standardise, discount_states
         self.unbiased = not standardise
-        self.coupling: Coupling = "batch" if standardise else "independent"
+        self.controlled = control_variate != "none"
+        self._fitted = {"none": _nothing, "optimal_parameter": _of_parameters, "optimal_layer": _of_layers}[
+            control_variate
+        ]
+        self.coupling: Coupling = "batch" if standardise else "cross_fitted" if self.controlled else "independent"
 
     def coefficients(self, factors: Factors, baseline: Tensor) -> Tensor:
         """Returns the coefficients `[F, N]`, detached, 0 where the mask is False."""
@@ -45,5 +58,22 @@ class ScoreFunction:
         return scale * score.state_discount(factors.time, self.gamma).to(scale.dtype)
 
     def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
-        """Returns the gradients `[N, P]` as they are."""
-        return gradients
+        """Returns the gradients less what the other samples' scores predict of them, `[N, P]`.
+
+        Raises: UsageError for a single sample.
+        """
+        if self.controlled and len(gradients) < 2:
+            raise UsageError("estimator.control_variate: a batch of one column, expected none, or 2 columns at least")
+        return gradients - self._fitted(gradients, scores, layout) * scores
+
+
+def _nothing(gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
+    return torch.zeros_like(gradients[:, :1])
+
+
+def _of_parameters(gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
+    return optimal_baseline.cross_fitted_parameter(gradients, scores)
+
+
+def _of_layers(gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
+    return optimal_baseline.cross_fitted_layer(gradients, scores, layout)

@@ -18,12 +18,18 @@ _SERVES: Mapping[tuple[str, str], Callable[[str], bool]] = {
     ("train", "estimator"): lambda target: "coefficients" in methods(target),
     ("fit", "estimator"): lambda target: "estimate" in methods(target),
     ("verify", "estimator"): lambda target: "estimate" in methods(target),
-    ("train", "baseline"): lambda target: "fit" not in methods(target),
-    ("fit", "baseline"): lambda target: not attribute(target, "needs_values", False),
-    ("verify", "baseline"): lambda target: not attribute(target, "needs_values", False),
+    ("train", "baseline"): lambda target: not attribute(target, "one_a_parameter", False),
+    ("fit", "baseline"): lambda target: _reads_samples_alone(target),
+    ("verify", "baseline"): lambda target: _reads_samples_alone(target),
     ("train", "optimizer"): lambda target: not attribute(target, "takes_names", False),
 }
 """Whether a class of pgkit's own is for a command; where nothing is said, it is."""
+
+
+def _reads_samples_alone(target: str) -> bool:
+    """Returns whether a baseline asks for nothing that only trajectories have: a critic, the scores of single steps."""
+    scored = attribute(target, "needs_scores", False) and "fit" not in methods(target)
+    return not attribute(target, "needs_values", False) and not scored
 
 
 def groups_of(root: Tree) -> list[str]:

@@ -16,6 +16,7 @@ from pgkit.config import build, config_dir
 from pgkit.errors import UsageError, did_you_mean
 from pgkit.problems.base import Problem
 from pgkit.protocols import Baseline, GradientEstimator
+from pgkit.schema.commands import serves
 
 Node = dict[str, Any]
 
@@ -137,8 +138,10 @@ def _is_known(option: Option, trusted: Sequence[str]) -> bool:
 
 
 def _is_unbiased(option: Option, trusted: Sequence[str]) -> bool:
-    baseline = build(option.node, expects=Baseline, trusted=trusted)
-    return baseline.unbiased and not baseline.needs_values
+    if not serves("verify", "baseline", option.node):
+        return False
+    baseline: Baseline = build(option.node, expects=Baseline, trusted=trusted)
+    return baseline.unbiased
 
 
 def _folders() -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from pgkit.loggers.layout import FIRST, LAST, custom_scalars_layout
+from pgkit.loggers.layout import FIRST, LAST, custom_scalars_layout, place
 from pgkit.loggers.tensorboard import TensorBoardLogger
 from pgkit.protocols import Logger
+from tests.fabricated import fabricate
 
 TAGS = ("time/steps_per_second", "return/mean", "critic/loss", "gradient/snr", "gradient/norm")
 
@@ -72,18 +74,76 @@ def test_the_layout_opens_on_the_gradient_and_ends_with_time(tmp_path: Path) -> 
     assert [section.title for section in layout(tmp_path).category] == ["Gradient", "Return", "Critic", "Time"]
 
 
-@pytest.mark.parametrize("tags", [TAGS, ("gradient/snr",), ("own/thing", "time/own"), ("panel/a/variance_ratio",), ()])
-def test_every_tag_is_in_one_chart_and_no_chart_is_empty(tags: tuple[str, ...]) -> None:
+def drawn(tags: tuple[str, ...]) -> list[list[str]]:
+    """Returns the tags of every chart; those of lines are patterns, anchored."""
     charts = [chart for section in custom_scalars_layout(tags).category for chart in section.chart]
-    patterns = [pattern for chart in charts for pattern in chart.multiline.tag]
-    assert sorted(patterns) == sorted(f"^{tag}$" for tag in tags)
-    assert all(chart.multiline.tag for chart in charts)
+    lines = [[pattern.removeprefix("^").removesuffix("$") for pattern in chart.multiline.tag] for chart in charts]
+    margins = [[end for each in c.margin.series for end in (each.value, each.lower, each.upper)] for c in charts]
+    return [a + b for a, b in zip(lines, margins, strict=True)]
+
+
+@pytest.mark.parametrize("tags", [TAGS, ("gradient/snr",), ("own/thing", "time/own"), ("critic_lag/value_ratio",), ()])
+def test_every_tag_is_in_one_chart_and_no_chart_is_empty(tags: tuple[str, ...]) -> None:
+    charts = drawn(tags)
+    assert sorted(tag for chart in charts for tag in chart) == sorted(tags)
+    assert all(charts)
+
+
+PANEL = tuple(
+    f"panel/{name}/{quantity}" for name in ("zero", "gae_0.95") for quantity in ("snr", "snr_low", "snr_high")
+)
+
+
+def test_one_chart_overlays_the_estimators_and_another_has_their_intervals() -> None:
+    assert drawn(PANEL) == [["panel/snr"], ["panel/snr_point", "panel/snr_low", "panel/snr_high"]]
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("panel/gae_0.95/snr", ("panel/gae_0.95", "panel/snr")),
+        ("layers/body.0.weight/snr", ("layers/body.0.weight", "layers/snr")),
+        ("gradient/snr", ("", "gradient/snr")),
+        ("panel/../snr", ("", "panel/../snr")),
+        ("a/b/c/d", ("", "a/b/c/d")),
+    ],
+)
+def test_a_tag_that_names_one_of_several_has_a_sub_run_inside_the_folder(tag: str, expected: tuple[str, str]) -> None:
+    assert place(tag) == expected
+
+
+def test_estimators_are_sub_runs_with_one_event_an_update(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(folder=tmp_path, tags=(*TAGS, *PANEL), axis="env_steps")
+    logger.write({"panel/zero/snr": 0.25, "panel/gae_0.95/snr": None}, step=64)
+    logger.write({"panel/zero/snr": 0.5, "panel/zero/snr_low": 0.1, "panel/zero/snr_high": 0.9}, step=128)
+    logger.close()
+    zero = read(tmp_path / "panel" / "zero")
+    assert [(p.step, p.value) for p in zero.Scalars("panel/snr")] == [(64, 0.25), (128, 0.5)]
+    assert len(events(tmp_path / "panel" / "zero")) == 3  # the first names the version of the format
+    assert not (tmp_path / "panel" / "gae_0.95").exists()
+
+
+def test_the_points_of_an_interval_chart_have_the_steps_of_its_ends(tmp_path: Path) -> None:
+    test_estimators_are_sub_runs_with_one_event_an_update(tmp_path)
+    zero = read(tmp_path / "panel" / "zero")
+    for end in ("point", "low", "high"):
+        assert [p.step for p in zero.Scalars(f"panel/snr_{end}")] == [128]
+
+
+def test_the_pages_come_in_the_order_in_which_they_are_read(tmp_path: Path) -> None:
+    fabricate(tmp_path / "run")
+    titles = [section.title for section in layout(tmp_path / "run").category]
+    assert titles[:7] == [title for title, _ in FIRST] and titles[-1] == "Time"
 
 
 def test_the_layout_names_only_tags_that_the_metrics_page_defines() -> None:
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
-    named = [tag for _, charts in (*FIRST, *LAST) for _, tags in charts for tag in tags]
-    assert [tag for tag in named if f"`{tag}`" not in page] == []
+    defined = re.findall(r"`([a-z_]+/[^`]+)`", page)
+    defined = [place(tag.replace("<", "").replace(">", ""))[1] for tag in defined]
+    areas = {tag.partition("/")[0] for tag in defined}
+    named = [tag for _, charts in (*FIRST, *LAST) for chart in charts for tag in chart.tags]
+    assert {"panel", "dial", "gradient", "return", "time"} <= areas
+    assert [tag for tag in named if tag.partition("/")[0] in areas and tag not in defined] == []
 
 
 def finished(folder: Path, *, status: str = "finished") -> EventAccumulator:

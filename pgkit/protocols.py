@@ -225,6 +225,9 @@ class Scores(Protocol):
     def stacked(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[M, N, P]` under M coefficient vectors `[M, F, N]`, or of the first columns."""
 
+    def of_steps(self, index: Tensor) -> Tensor:
+        """Returns the scores `[M, P]` of single factors, at flat indices f * N + n."""
+
     def step_products(self, vectors: Tensor) -> Tensor:
         """Returns the product of every factor's score with its sample's vector, `[F, N]`; vectors `[N, P]`."""
 

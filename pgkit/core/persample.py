@@ -175,6 +175,24 @@ def per_sample_by_vmap(module: nn.Module, inputs: Sequence[Any], coefficients: T
     return torch.cat([gradients[name].reshape(sizes) for name in parameters], dim=2)
 
 
+def num_activations(module: nn.Module, inputs: Sequence[Any]) -> int:
+    """Returns the number of outputs of all the layers in a module for these inputs: what a backward pass keeps."""
+    sizes: list[int] = []
+
+    def count(_: nn.Module, __: Any, output: Any) -> None:
+        sizes.append(output.numel() if isinstance(output, Tensor) else 0)
+
+    leaves = [layer for layer in module.modules() if not any(True for _ in layer.children())]
+    handles = [layer.register_forward_hook(count) for layer in leaves]
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(sizes) + 1
+
+
 def num_parameters(module: nn.Module) -> int:
     """Returns P, the number of trainable parameters."""
     return sum(prod(p.shape) for p in module.parameters() if p.requires_grad)

@@ -57,8 +57,14 @@ class Scores:
             layers = self._layers if self._small else self._layers_of(columns)
             part = [layer.columns(columns) for layer in layers] if self._small else layers
             return persample.combine(part, coefficients, self.num_parameters)
-        inputs = tree_map(lambda x: x[:, columns], self.inputs)
-        return persample.per_sample_by_vmap(self.module, inputs, coefficients)
+        result = coefficients.new_zeros(())
+        # The sum over factors is taken some of them at a time: the activations of one sample may be too many as it is.
+        size = max(1, CHUNK // (coefficients.shape[0] * coefficients.shape[2] * self._width))
+        for start in range(0, len(self.mask), size):
+            some = slice(start, start + size)
+            inputs = tree_map(lambda x, some=some: x[some, columns], self.inputs)
+            result = result + persample.per_sample_by_vmap(self.module, inputs, coefficients[:, some])
+        return result
 
     def stacked(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[M, N, P]` under each of M coefficient vectors `[M, F, N]`, all in memory."""
@@ -78,6 +84,15 @@ class Scores:
     def step_squares(self) -> Tensor:
         """Returns |s_tn|² of every factor of every sample, `[F, N]`."""
         return self._stepwise(lambda layers, columns: stepwise.squares(layers), None)
+
+    def of_steps(self, index: Tensor) -> Tensor:
+        """Returns the scores `[M, P]` of single factors, all in memory.
+
+        Shapes: index `[M]`, flat, as f * N + n.
+        """
+        inputs = tree_map(lambda x: x.flatten(0, 1)[index][None], self.inputs)
+        rows = Scores(self.module, inputs, torch.ones(1, len(index), dtype=torch.bool))
+        return rows.per_sample(torch.ones(1, len(index)))
 
     def _stepwise(
         self, factored: Callable[[list[persample.LayerScores], slice], Tensor], vectors: Tensor | None
@@ -114,6 +129,9 @@ class Scores:
 
     @cached_property
     def _width(self) -> int:
+        if not self._factored:
+            row = tree_map(lambda x: x[:1, :1], self.inputs)
+            return persample.num_activations(self.module, row)
         linear = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
         return sum(layer.in_features + layer.out_features for layer in linear) + 1
 

@@ -136,6 +136,15 @@ def test_chunks_change_nothing(name: str, chunk: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", MODULES)
+def test_scores_of_single_steps_add_up(name: str) -> None:
+    module, inputs, mask, coefficients = problem(name)
+    scores = Scores(module, inputs, mask)
+    of_steps = scores.of_steps(torch.arange(T * N)).unflatten(0, (T, N))
+    expected = torch.einsum("mtn,tnp->mnp", coefficients, of_steps)
+    torch.testing.assert_close(scores.stacked(coefficients), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_rows_outside_the_mask_have_no_score(name: str) -> None:
     module, inputs, mask, coefficients = problem(name)
     scores = Scores(module, inputs, mask)

@@ -75,6 +75,9 @@ def assemble(config: DictConfig) -> Parts:
         discounted=any(getattr(part, "discount_states", False) for part in (returns, estimator)),
         dynamics=lanes.dynamics,
     )
+    with forked_torch_generator(draw_seed(streams.parameters)):
+        known = {"facts": facts, **spaces}
+        baseline = build(config["baseline"], expects=Baseline, trusted=trusted, offers=known)
     optimizer = build(
         config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
     )
@@ -85,7 +88,7 @@ def assemble(config: DictConfig) -> Parts:
         policy=policy,
         critic=critic,
         returns=returns,
-        baseline=build(config["baseline"], expects=Baseline, trusted=trusted),
+        baseline=baseline,
         weights=build(config["weights"], expects=Weights, trusted=trusted),
         estimator=estimator,
         update=build(config["update"], expects=Update, trusted=trusted, optimizer=optimizer),
@@ -120,6 +123,7 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
             f"baseline: {_name(parts.baseline)} with {columns} columns a batch, "
             f"expected at least {parts.baseline.least_columns} (collect.episodes or env.num_envs)"
         )
+    refuse_coupled_control(parts.estimator, parts.baseline)
     if parts.estimator.controlled and columns < 2:
         raise UsageError("estimator.control_variate: with 1 column a batch, expected 2 at least (collect.episodes)")
     if not has_values(parts.critic):
@@ -129,6 +133,18 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
                 raise UsageError(f"{group}: {_name(part)} without a critic, expected critic=value")
     if parts.returns.needs_whole_episodes and "episodes" not in config.collect:
         raise UsageError(f"returns: {_name(parts.returns)} on slabs of steps, expected collect=episodes")
+
+
+def refuse_coupled_control(estimator: Estimator, baseline: Baseline) -> None:
+    """Raises UsageError for a control variate after a baseline made of the other columns.
+
+    Their gradients then hold a column's own outcome, and what is fitted to them is off by 1/(N−1) of the gradient.
+    """
+    if estimator.controlled and baseline.coupling != "independent":
+        raise UsageError(
+            f"estimator.control_variate: after baseline {_name(baseline)}, expected a baseline that knows nothing of "
+            "the other columns: zero, value, moving_average, constant or linear"
+        )
 
 
 def _name(part: object) -> str:

@@ -19,7 +19,8 @@ class ScoreFunction:
     """c_t = exp(L_t) (signal_t − b_t), times γ^t where states are discounted.
 
     `control_variate` subtracts from each sample's gradient its score sum times one number a parameter or a layer, those
-    of least variance, fitted to the other samples; it acts after the baseline and leaves the mean as it is.
+    of least variance, fitted to the other samples. It acts after the baseline, which must know nothing of the other
+    columns: their gradients would hold this one's outcome, and the fit would be off by 1/(N−1) of the gradient.
     Bias: `standardise` is biased (each sample sits in its own statistics). Without `discount_states` a discounted
     return estimates the gradient of no objective; it is what most agents use, and the same thing at γ = 1.
     Source: Williams 1992; Thomas 2014 (ICML) for γ^t; Peters and Schaal 2008 for one number a parameter.

@@ -36,6 +36,12 @@ def rebuild(law: Distribution, values: Mapping[str, Tensor]) -> Distribution:
     return cast(Callable[..., Distribution], type(law))(**_sizes(law), **given, validate_args=False)
 
 
+def lower_triangular(law: Distribution) -> Distribution:
+    """Returns an equal law into whose Cholesky factor, if it was given one, nothing flows above the diagonal."""
+    given = arguments(law)
+    return rebuild(law, given) if "scale_tril" in given else law
+
+
 def repeated(law: Distribution, num_samples: int) -> tuple[Distribution, dict[str, Tensor]]:
     """Returns a batch of N equal laws and their arguments `[N, …]`, leaves that gradients can be taken of."""
     leaves = {

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
-from torch.func import grad, vjp, vmap
+from torch.distributions import Distribution
+from torch.func import grad, vmap
 
-from pgkit.core import gaussian
 from pgkit.core.arguments import arguments, repeated
+from pgkit.core.chain import in_blocks
+from pgkit.core.gaussian_rows import score_rows
 from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
 
@@ -34,6 +35,14 @@ def seeded_by(generator: torch.Generator) -> Iterator[None]:
         torch.default_generator.set_state(state)
 
 
+def leaves_of(parameters: Parameters) -> dict[str, Tensor]:
+    """Returns the parameters as leaves of their own, which stay what they are when the parameters move on.
+
+    Shapes: parameters, each of its own.
+    """
+    return {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
+
+
 def draw(law: Distribution, num_samples: int, generator: torch.Generator) -> Tensor:
     """Returns samples `[N, *event]`, detached; the global generator is left as it was."""
     with seeded_by(generator), torch.no_grad():
@@ -42,25 +51,10 @@ def draw(law: Distribution, num_samples: int, generator: torch.Generator) -> Ten
 
 def to_parameters(gradients: Mapping[str, Tensor], expectation: Expectation, parameters: Parameters) -> Tensor:
     """Returns per-sample gradients `[N, P]` in θ from those `[N, …]` in each argument of the law."""
-
-    def of_law(theta: dict[str, Tensor]) -> dict[str, Tensor]:
-        values = arguments(expectation.law(theta))
-        return {name: values[name] for name in gradients}
-
-    pull_back = vjp(of_law, {name: value.detach() for name, value in parameters.items()})[1]
-    (pulled,) = vmap(pull_back)(dict(gradients))
-    return torch.cat([pulled[name].reshape(len(pulled[name]), -1) for name in parameters], dim=1)
-
-
-def mean_to_parameters(gradients: Mapping[str, Tensor], law: Distribution, parameters: Parameters) -> Tensor:
-    """Returns the mean gradient `[P]` in θ from per-sample ones `[N, …]` in each argument of a law made of θ.
-
-    Shapes: parameters are leaves that the law is a function of.
-    """
-    pairs = [(value, gradients[name].mean(dim=0)) for name, value in arguments(law).items() if value.requires_grad]
-    with torch.enable_grad():
-        linear = sum(((value * mean).sum() for value, mean in pairs), start=torch.zeros(()))
-    return flat_gradient(linear, parameters)
+    num_samples = len(next(iter(gradients.values())))
+    return in_blocks(
+        lambda block: {name: each[block] for name, each in gradients.items()}, num_samples, expectation, parameters
+    )
 
 
 def learned(expectation: Expectation, parameters: Parameters) -> frozenset[str]:
@@ -84,9 +78,9 @@ def scores(expectation: Expectation, parameters: Parameters, samples: Tensor) ->
     if not arguments(law):
         return _scores_by_vmap(expectation, parameters, samples)
     with torch.no_grad():
-        closed = _gaussian_scores(law, samples)
-    if closed is not None:
-        return to_parameters(closed, expectation, parameters)
+        closed = score_rows(law, samples)
+        if closed is not None:
+            return in_blocks(closed, len(samples), expectation, parameters)
     batch, leaves = repeated(law, len(samples))
     log_prob = batch.log_prob(samples)
     gradients = torch.autograd.grad(log_prob.sum(), list(leaves.values()), materialize_grads=True, allow_unused=True)
@@ -180,14 +174,15 @@ def shapes_of(parameters: Parameters) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in parameters.items()}
 
 
-def flat_gradient(value: Tensor, leaves: Parameters) -> Tensor:
+def flat_gradient(value: Tensor, leaves: Parameters, weight: Tensor | None = None) -> Tensor:
     """Returns the gradient `[P]` of a scalar in the leaves that it was made of: one ordinary backward pass.
 
-    Shapes: leaves, each of its own; zeros for those that the value does not move with.
+    Shapes: leaves, each of its own; zeros for those that the value does not move with. A value of more numbers is
+    summed with a weight of its shape.
     """
     if not value.requires_grad:
         return torch.cat([torch.zeros_like(leaf).reshape(-1) for leaf in leaves.values()])
-    gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True, allow_unused=True)
+    gradients = torch.autograd.grad(value, list(leaves.values()), weight, materialize_grads=True, allow_unused=True)
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
@@ -214,20 +209,6 @@ def one_each(costs: Any, num_samples: int) -> Tensor:
     if costs.shape != (num_samples,):
         raise ValueError(f"cost: shape {list(costs.shape)}, expected [N] = [{num_samples}], one number a sample")
     return costs if costs.is_floating_point() else costs.to(torch.get_default_dtype())
-
-
-def _gaussian_scores(law: Distribution, samples: Tensor) -> dict[str, Tensor] | None:
-    """Returns the scores in each argument of a normal law in closed form, which is much cheaper; else None."""
-    base = law.base_dist if isinstance(law, Independent) else law
-    if isinstance(base, Normal):
-        by_scale = gaussian.score_scale(samples, base.loc, base.scale)
-        return {"loc": gaussian.score_loc(samples, base.loc, base.scale), "scale": by_scale}
-    if not isinstance(law, MultivariateNormal) or "precision_matrix" in (given := arguments(law)):
-        return None
-    by_loc = gaussian.score_mean(samples, law.loc, law.scale_tril)
-    if "scale_tril" in given:
-        return {"loc": by_loc, "scale_tril": gaussian.score_cholesky(samples, law.loc, law.scale_tril)}
-    return {"loc": by_loc, "covariance_matrix": gaussian.score_covariance(samples, law.loc, law.scale_tril)}
 
 
 def _scores_by_vmap(expectation: Expectation, parameters: Parameters, samples: Tensor) -> Tensor:

@@ -23,13 +23,14 @@ def score_mean(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
     return (samples - mean) @ torch.cholesky_inverse(cholesky)
 
 
-def score_covariance(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
-    """Returns ∇_Σ log N(x; μ, Σ) = ½(Σ⁻¹ δ δᵀ Σ⁻¹ − Σ⁻¹) with δ = x − μ and Σ = C Cᵀ, `[N, D, D]`, symmetric.
+def score_covariance(score_mean: Tensor, precision: Tensor) -> Tensor:
+    """Returns ∇_Σ log N(x; μ, Σ) = ½(s sᵀ − Σ⁻¹) with s = ∇_μ log N, `[N, D, D]`, symmetric.
 
-    Shapes: samples `[N, D]`, mean `[D]`, cholesky `[D, D]`, lower triangular.
+    Shapes: score_mean s = Σ⁻¹(x − μ) `[N, D]`, precision Σ⁻¹ `[D, D]`.
     """
-    halved = score_mean(samples, mean, cholesky) * 0.5**0.5
-    return torch.baddbmm(torch.cholesky_inverse(cholesky), halved[:, :, None], halved[:, None, :], beta=-0.5)
+    expect("N D .", score_mean=score_mean)
+    halved = score_mean * 0.5**0.5
+    return torch.addcmul(precision / -2, halved[:, :, None], halved[:, None, :])
 
 
 def score_loc(samples: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -49,15 +50,21 @@ def score_scale(samples: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return (((samples - loc) * reciprocal).square() - 1) * reciprocal
 
 
-def score_cholesky(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
-    """Returns ∇_C log N(x; μ, C Cᵀ) = tril(C⁻ᵀ(ε εᵀ − I)) with ε = C⁻¹(x − μ), `[N, D, D]`.
+def score_cholesky(noise: Tensor, score_mean: Tensor, cholesky: Tensor) -> Tensor:
+    """Returns ∇_C log N(x; μ, C Cᵀ) = tril(C⁻ᵀ(ε εᵀ − I)) = tril(s εᵀ) − diag(1/C_ii), `[N, D, D]`.
 
-    Shapes: samples `[N, D]`, mean `[D]`, cholesky `[D, D]`, lower triangular.
+    Shapes: noise ε = C⁻¹(x − μ) and score_mean s = C⁻ᵀ ε `[N, D]`, cholesky `[D, D]`, lower triangular.
     """
-    expect("N D .", samples=samples)
-    inverse = torch.linalg.inv(cholesky)
-    noise = (samples - mean) @ inverse.T
-    return torch.baddbmm(inverse.T, (noise @ inverse)[:, :, None], noise[:, None, :], beta=-1).tril_()
+    expect("N D .", noise=noise, score_mean=score_mean)
+    return lower_products(score_mean, noise, cholesky.diagonal().reciprocal().neg().diag())
+
+
+def lower_products(left: Tensor, right: Tensor, start: Tensor) -> Tensor:
+    """Returns start + tril(l rᵀ) of every sample, `[N, D, D]`; written once, for memory is what it costs.
+
+    Shapes: left and right `[N, D]`, start `[D, D]`, lower triangular.
+    """
+    return torch.addcmul(start, left[:, :, None], right[:, None, :]).tril_()
 
 
 def fisher_mean(covariance: Tensor) -> Tensor:

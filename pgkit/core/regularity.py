@@ -28,17 +28,18 @@ def support_bounds(law: Distribution) -> list[Tensor]:
     return [bound for bound in _bounds(law) if isinstance(bound, Tensor)]
 
 
-def moving_bounds(expectation: Expectation, parameters: Parameters) -> tuple[str, ...]:
+def moving_bounds(expectation: Expectation, parameters: Parameters, law: Distribution | None = None) -> tuple[str, ...]:
     """Returns the names of the parameters that a finite bound of the law's support moves with.
 
     By the derivative of the bounds, at the parameters given: exact, and no perturbed parameter can leave its domain.
+    A law that was made of the parameters already may be handed over.
     Shapes: parameters, each of its own.
     """
-    theta = {name: value.detach() for name, value in parameters.items() if value.is_floating_point()}
-    fixed = {name: value for name, value in parameters.items() if name not in theta}
-    bounds = support_bounds(expectation.law(parameters))
+    bounds = support_bounds(expectation.law(parameters) if law is None else law)
     if not any(bound.isfinite().any() for bound in bounds):
         return ()
+    theta = {name: value.detach() for name, value in parameters.items() if value.is_floating_point()}
+    fixed = {name: value for name, value in parameters.items() if name not in theta}
 
     def at(values: Mapping[str, Tensor]) -> Tensor:
         found = support_bounds(expectation.law({**fixed, **values}))

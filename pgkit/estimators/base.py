@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pgkit.core import score
 from pgkit.core.expectation import column_variance
@@ -45,12 +46,17 @@ class ExpectationEstimator(ABC):
         """Returns the estimate from N samples; torch's global generator is left as it was."""
 
 
-def refuse_moving_support(name: str, expectation: Expectation, parameters: Parameters) -> None:
-    """Raises UsageError where the support of the law moves with the parameters, so that no score knows all of ∇p."""
-    if moving := moving_bounds(expectation, parameters):
-        law = type(expectation.law(parameters)).__name__
+def refuse_moving_support(
+    name: str, expectation: Expectation, parameters: Parameters, law: Distribution | None = None
+) -> None:
+    """Raises UsageError where the support of the law moves with the parameters, so that no score knows all of ∇p.
+
+    A law that was made of the parameters already may be handed over.
+    """
+    if moving := moving_bounds(expectation, parameters, law):
+        kind = type(expectation.law(parameters)).__name__
         raise UsageError(
-            f"estimator: {name} for {law}, whose support moves with {', '.join(moving)}, where it is silently wrong; "
+            f"estimator: {name} for {kind}, whose support moves with {', '.join(moving)}, where it is silently wrong; "
             "expected pathwise, or a support that is fixed"
         )
 
@@ -62,10 +68,13 @@ def coefficients(baseline: Baseline, costs: Tensor, log_weight: Tensor | None = 
     Raises: UsageError where there are fewer samples than the baseline needs.
     """
     factors = _factors(baseline, costs, log_weight)
-    scale = score.scale(factors.log_weight, factors.mask)
-    result = score.coefficients(factors.signal, baseline.value(factors), scale)[0]
+    reference = baseline.value(factors)
+    if log_weight is None:
+        result = (factors.signal - reference).detach()
+    else:
+        result = score.coefficients(factors.signal, reference, score.scale(factors.log_weight, factors.mask))
     baseline.update(factors)
-    return result
+    return result[0]
 
 
 def score_terms(baseline: Baseline, costs: Tensor, scores: Tensor, log_weight: Tensor | None = None) -> Tensor:
@@ -105,5 +114,6 @@ def _factors(baseline: Baseline, costs: Tensor, log_weight: Tensor | None) -> Fa
     if len(costs) < baseline.least_columns:
         name = type(baseline).__name__
         raise UsageError(f"num_samples: {len(costs)} with baseline {name}, expected at least {baseline.least_columns}")
-    log_weight = torch.zeros_like(costs) if log_weight is None else log_weight
-    return Factors(signal=costs[None], log_weight=log_weight[None], mask=torch.ones_like(costs[None]).bool())
+    signal = costs[None]
+    log_weight = costs.new_zeros(()).expand_as(signal) if log_weight is None else log_weight[None]
+    return Factors(signal=signal, log_weight=log_weight, mask=costs.new_ones((), dtype=torch.bool).expand_as(signal))

@@ -6,12 +6,14 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal
 from torch.func import jacfwd
 
 from pgkit.core import expectation as core
 from pgkit.core import pathwise
-from pgkit.core.arguments import arguments, repeated
+from pgkit.core.arguments import arguments, lower_triangular, rebuild, repeated
+from pgkit.core.chain import in_blocks
+from pgkit.core.gaussian_rows import path_rows
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator
 from pgkit.protocols import Baseline
@@ -50,19 +52,24 @@ class Pathwise(ExpectationEstimator):
         self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
     ) -> GradientEstimate:
         """Returns the mean of ∇_θ f(x) over N samples, with per-sample gradients."""
-        theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        theta = core.leaves_of(parameters)
+        parameters = {name: value.detach() for name, value in theta.items()}
         law = self._accepted(expectation, theta)
-        if not arguments(law):
-            samples, rows = self._by_samples(expectation, parameters, num_samples, generator)
-            return core.summarise(core.add_direct(rows, expectation, parameters, samples), parameters, unbiased=True)
-        samples, gradients = self._by_arguments(expectation, law, num_samples, generator)
-        mean = core.mean_to_parameters(gradients, law, theta)
+        again = generator.clone_state()
+        number = pathwise.to_draw(num_samples, antithetic=self.antithetic)
+        moving = self._draw(lower_triangular(law), generator, number)
+        samples, slopes = pathwise.cost_gradient(expectation.cost, moving)
+        samples = samples.detach()
+        mean = core.flat_gradient(moving, theta, slopes) / num_samples
         if (direct := expectation.direct_cost) is not None:
             with torch.enable_grad():
                 mean = mean + core.flat_gradient(direct(samples, theta).mean(), theta)
 
         def per_sample() -> Tensor:
-            rows = core.to_parameters(gradients, expectation, parameters)
+            if arguments(law):
+                rows = self._by_arguments(expectation, parameters, samples, slopes, again.clone_state())
+            else:
+                rows = self._by_samples(expectation, parameters, samples, slopes, again.clone_state())
             return core.add_direct(rows, expectation, parameters, samples)
 
         return core.summarise_lazily(mean, per_sample, parameters, unbiased=True)
@@ -78,40 +85,66 @@ class Pathwise(ExpectationEstimator):
             pathwise.centre(law)
         return law
 
-    def _by_arguments(
-        self, expectation: Expectation, law: Distribution, num_samples: int, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the samples `[N, *event]` and the gradients `[N, …]` in each argument of the law, or of pairs."""
-        number = pathwise.to_draw(num_samples, antithetic=self.antithetic)
-        batch, leaves = repeated(law, number)
+    def _draw(self, law: Distribution, generator: torch.Generator, *sizes: int) -> Tensor:
+        """Returns samples `[N, *event]` of a law, or of a batch of them, differentiable in what it was made of."""
         with core.seeded_by(generator), torch.enable_grad():
-            moving = pathwise.rsample(batch)
-            if self.antithetic:
-                moving = torch.cat([moving, 2 * pathwise.centre(batch) - moving])
-        samples, slopes = pathwise.cost_gradient(expectation.cost, moving)
+            moving = pathwise.rsample(law, *sizes)
+            return torch.cat([moving, 2 * pathwise.centre(law) - moving]) if self.antithetic else moving
+
+    def _by_arguments(
+        self,
+        expectation: Expectation,
+        parameters: Parameters,
+        samples: Tensor,
+        slopes: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Returns the gradients of samples `[N, P]`, or of pairs `[N/2, P]`, by those in each argument of the law.
+
+        The samples are drawn again, each from a law of its own or, where that would take a matrix each, as noise.
+        """
+        law = expectation.law(parameters)
         slopes = slopes / 2 if self.antithetic else slopes
+        number = len(samples) // 2 if self.antithetic else len(samples)
+        if isinstance(law, MultivariateNormal) and "scale_tril" in arguments(law):
+            standard = {"loc": torch.zeros_like(law.loc), "scale_tril": torch.eye(len(law.loc)).to(law.loc)}
+            noise = self._draw(rebuild(law, standard), generator, number)
+            pathwise.refuse_other_samples(pathwise.gaussian(noise, law.loc, law.scale_tril), samples)
+            signs = samples.new_tensor([1.0, -1.0] if self.antithetic else [1.0])[:, None, None]
+            halves = slopes.view(len(signs), number, -1)
+            rows = path_rows(halves.sum(0), (signs * halves).sum(0), noise[:number])
+            return in_blocks(rows, number, expectation, parameters)
+        batch, leaves = repeated(law, number)
+        moving = self._draw(batch, generator)
+        pathwise.refuse_other_samples(moving.detach(), samples)
         gradients = torch.autograd.grad(
             moving, list(leaves.values()), slopes, materialize_grads=True, allow_unused=True
         )
-        return samples.detach(), dict(zip(leaves, gradients, strict=True))
+        return core.to_parameters(dict(zip(leaves, gradients, strict=True)), expectation, parameters)
 
     def _by_samples(
-        self, expectation: Expectation, parameters: Parameters, num_samples: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        expectation: Expectation,
+        parameters: Parameters,
+        samples: Tensor,
+        slopes: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
         """Returns the same for a law that cannot be rebuilt from its arguments, by the Jacobian of every sample."""
 
         def sample(theta: Parameters) -> tuple[Tensor, Tensor]:
-            moving = pathwise.rsample(expectation.law(theta), num_samples)
+            moving = pathwise.rsample(expectation.law(theta), len(samples))
             return moving, moving.detach()
 
         with core.seeded_by(generator):
             try:
-                jacobian, samples = jacfwd(sample, has_aux=True, randomness="same")(dict(parameters))
+                jacobian, redrawn = jacfwd(sample, has_aux=True, randomness="same")(dict(parameters))
             except NotImplementedError as error:
                 raise UsageError(
-                    "estimator: pathwise for a transformed law whose base torch cannot differentiate forwards, "
-                    "expected score"
+                    "per_sample: not known for a transformed law whose base torch cannot differentiate forwards, "
+                    "expected estimator score"
                 ) from error
-        slopes = pathwise.cost_gradient(expectation.cost, samples)[1].reshape(num_samples, -1)
+        pathwise.refuse_other_samples(redrawn, samples)
+        slopes = slopes.reshape(len(samples), -1)
         blocks = [jacobian[name].reshape(*slopes.shape, -1) for name in parameters]
-        return samples, torch.einsum("ne,nep->np", slopes, torch.cat(blocks, dim=2))
+        return torch.einsum("ne,nep->np", slopes, torch.cat(blocks, dim=2))

@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pgkit.core import expectation as core
 from pgkit.core import pathwise
@@ -14,7 +15,7 @@ from pgkit.core.score import standardise as standardised
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator, coefficients, refuse_moving_support, score_terms, standard_error
 from pgkit.options import Positive
-from pgkit.protocols import Baseline, ScoreBaseline
+from pgkit.protocols import Baseline
 from pgkit.types import Expectation, GradientEstimate, Metrics, Parameters
 
 
@@ -50,7 +51,7 @@ class Score(ExpectationEstimator):
                 f"estimator.antithetic: true with {name}, expected baseline zero, constant or moving_average"
             )
         self._reshapes = standardise or clip is not None
-        self._fits = isinstance(baseline, ScoreBaseline)
+        self._fits = hasattr(baseline, "fit")  # as a ScoreBaseline has, of which isinstance asks ten times as long
         if self._reshapes and self._fits:
             name = type(baseline).__name__
             raise UsageError(
@@ -60,18 +61,24 @@ class Score(ExpectationEstimator):
 
     def accepts(self, expectation: Expectation, parameters: Parameters) -> None:
         """Raises UsageError where the support of the law moves with the parameters."""
-        refuse_moving_support("score", expectation, parameters)
+        self._accepted(expectation, parameters)
+
+    def _accepted(self, expectation: Expectation, parameters: Parameters) -> Distribution:
+        """Returns the law; raises UsageError where its support moves, or it is not symmetric if need be."""
+        with torch.enable_grad():
+            law = expectation.law(parameters)
+        refuse_moving_support("score", expectation, parameters, law)
         if self.antithetic:
-            pathwise.centre(expectation.law(parameters))
+            pathwise.centre(law)
+        return law
 
     def estimate(
         self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
     ) -> GradientEstimate:
         """Returns the mean of (f − b) ∇log p over N samples, with per-sample gradients."""
-        self.accepts(expectation, parameters)
-        theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        with torch.enable_grad():
-            law = expectation.law(theta)
+        theta = core.leaves_of(parameters)
+        parameters = {name: value.detach() for name, value in theta.items()}
+        law = self._accepted(expectation, theta)
         samples = core.draw(law, pathwise.to_draw(num_samples, antithetic=self.antithetic), generator)
         if self.antithetic:
             samples = torch.cat([samples, 2 * pathwise.centre(law).detach() - samples])
@@ -99,7 +106,7 @@ class Score(ExpectationEstimator):
             independent=self.baseline.coupling == "independent" and not self.standardise,
             shapes=core.shapes_of(parameters),
             metrics=metrics,
-            rows=lambda: self._rows(weights[:, None] * scores() + direct()),
+            rows=lambda: self._rows(torch.addcmul(direct(), weights[:, None], scores())),
             error=error,
         )
 

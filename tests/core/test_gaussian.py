@@ -39,6 +39,18 @@ def by_autograd(samples: Tensor, leaf: Tensor, of: str) -> Tensor:
     return torch.stack(rows)
 
 
+def score_cholesky(samples: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
+    """Returns the score in the Cholesky factor from its two ingredients."""
+    noise = torch.linalg.solve_triangular(cholesky, (samples - mean).T, upper=False).T
+    return gaussian.score_cholesky(noise, gaussian.score_mean(samples, mean, cholesky), cholesky)
+
+
+def score_covariance(samples: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    """Returns the score in the covariance from its two ingredients."""
+    precision = torch.linalg.inv(covariance)
+    return gaussian.score_covariance((samples - mean) @ precision, precision)
+
+
 def test_scores_are_the_derivatives_of_the_log_density() -> None:
     mean, cholesky, covariance = law()
     samples = nodes()[0][:20]
@@ -46,9 +58,9 @@ def test_scores_are_the_derivatives_of_the_log_density() -> None:
     (by_mean,) = torch.autograd.grad(MultivariateNormal(leaf, covariance).log_prob(samples).sum(), leaf)
     torch.testing.assert_close(gaussian.score_mean(samples, mean, cholesky).sum(0), by_mean)
     expected = by_autograd(samples, covariance.clone().requires_grad_(), "covariance_matrix")
-    torch.testing.assert_close(gaussian.score_covariance(samples, mean, cholesky), expected)
+    torch.testing.assert_close(score_covariance(samples, mean, covariance), expected)
     expected = by_autograd(samples, cholesky.clone().requires_grad_(), "scale_tril").tril()
-    torch.testing.assert_close(gaussian.score_cholesky(samples, mean, cholesky), expected)
+    torch.testing.assert_close(score_cholesky(samples, mean, cholesky), expected)
 
 
 def test_scores_of_a_diagonal_gaussian_are_the_derivatives_of_the_log_density() -> None:
@@ -65,7 +77,7 @@ def test_the_score_of_a_covariance_moves_off_diagonal_entries_twice() -> None:
     change = torch.zeros(3, 3)
     change[0, 1] = change[1, 0] = step
     higher, lower = (MultivariateNormal(mean, covariance + sign * change).log_prob(sample) for sign in (1, -1))
-    score = gaussian.score_covariance(sample, mean, torch.linalg.cholesky(covariance))[0]
+    score = score_covariance(sample, mean, covariance)[0]
     assert float((higher - lower) / (2 * step)) == pytest.approx(2 * float(score[0, 1]), rel=1e-7)
 
 
@@ -80,9 +92,9 @@ def test_fisher_is_the_second_moment_of_the_score_and_the_score_has_mean_zero(of
     elif of == "mean":
         found, scores = gaussian.fisher_mean(covariance), gaussian.score_mean(points, mean, cholesky)
     elif of == "covariance":
-        found, scores = gaussian.fisher_covariance(covariance), gaussian.score_covariance(points, mean, cholesky)
+        found, scores = gaussian.fisher_covariance(covariance), score_covariance(points, mean, covariance)
     else:
-        found, scores = gaussian.fisher_cholesky(cholesky), gaussian.score_cholesky(points, mean, cholesky)
+        found, scores = gaussian.fisher_cholesky(cholesky), score_cholesky(points, mean, cholesky)
     scores = scores.flatten(1)
     torch.testing.assert_close(weights @ scores, torch.zeros(scores.shape[1]), atol=1e-10, rtol=0)
     torch.testing.assert_close(scores.T * weights @ scores, found, atol=1e-10, rtol=0)

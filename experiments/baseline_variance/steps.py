@@ -20,9 +20,10 @@ from seeds import median_interval
 
 
 def settings(folder: Path) -> str:
-    """Returns the choice of returns and baseline that a run was made with."""
+    """Returns the choice of returns and baseline that a run was made with, and its control variate."""
     choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    return f"{choices.returns}, {choices.baseline}" + (", critic" if choices.critic != "none" else "")
+    control = OmegaConf.load(folder / ".hydra" / "config.yaml").estimator.control_variate
+    return f"{choices.returns}, {choices.baseline}" + (f", {control}" if control != "none" else "")
 
 
 def steps(value: float) -> str:

@@ -19,7 +19,9 @@ from pgkit.errors import UsageError, did_you_mean
 from pgkit.snapshot import Facts, Snapshot
 
 Return = Literal["total", "reward_to_go", "gae", "n_step"]
-Reference = Literal["zero", "mean", "leave_one_out", "value", "optimal", "optimal_parameter", "optimal_layer", "gls"]
+Reference = Literal[
+    "zero", "mean", "leave_one_out", "value", "optimal", "optimal_time", "optimal_parameter", "optimal_layer", "gls"
+]
 DEFAULT = ("zero", "leave_one_out", "value", "optimal", "gls", "gae_0.95", "gae_0.95_gls", "total")
 """What a panel compares unless it is told: of these, those that the parts of the run allow."""
 NAME = re.compile(r"(?:(total|reward_to_go)|(gae)_([0-9.]+)|(n_step)_([0-9]+))?(?:(?:^|_)([a-z_]+))?")

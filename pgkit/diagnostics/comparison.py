@@ -64,7 +64,7 @@ class Comparison:
         reference = each.reference
         if reference == "value":
             return base - self._gradients["values"]
-        if reference in ("mean", "leave_one_out"):
+        if reference in ("mean", "leave_one_out", "optimal_time"):
             return base - self._gradients[f"{reference} {each.name}"]
         if reference == "zero":
             return base
@@ -100,6 +100,11 @@ class Comparison:
             if each.reference == "mean":
                 outcomes = torch.where(factors.mask, signal, 0.0)
                 vectors[f"mean {each.name}"] = outcomes.mean(dim=1, keepdim=True) * scale
+            if each.reference == "optimal_time":
+                scores = self.snapshot.scores
+                products = scale * scores.step_products(scores.per_sample(signal * scale))
+                squares = scale.square() * scores.step_squares()
+                vectors[f"optimal_time {each.name}"] = optimal_baseline.cross_fitted_time(products, squares) * scale
             if each.reference == "leave_one_out":
                 vectors[f"leave_one_out {each.name}"] = score.leave_one_out(signal, factors.mask) * scale
         return vectors

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Zero
+from pgkit.baselines.optimal import Optimal, OptimalTime
 from pgkit.baselines.value import Value
 from pgkit.core.jackknife import spread
 from pgkit.core.moments import independent_moments
@@ -64,6 +65,9 @@ def snapshot(
     [
         ("zero", RewardToGo(gamma=GAMMA), Zero()),
         ("mean", RewardToGo(gamma=GAMMA), Mean()),
+        ("optimal", RewardToGo(gamma=GAMMA), Optimal()),
+        ("optimal_time", RewardToGo(gamma=GAMMA), OptimalTime()),
+        ("total_optimal", Total(gamma=GAMMA), Optimal()),
         ("leave_one_out", RewardToGo(gamma=GAMMA), LeaveOneOut()),
         ("value", RewardToGo(gamma=GAMMA), Value()),
         ("total", Total(gamma=GAMMA), Zero()),

@@ -8,9 +8,8 @@ from pgkit.diagnostics.candidates import candidate
 from pgkit.diagnostics.comparison import Comparison, findings
 from pgkit.diagnostics.gradients import Unanswered
 from pgkit.diagnostics.panel import Window
-from pgkit.errors import UsageError
 from pgkit.options import Count, Fraction, Range
-from pgkit.snapshot import Facts, Snapshot
+from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
 
@@ -31,15 +30,12 @@ class CriticLag:
     def __init__(
         self,
         *,
-        facts: Facts,
         gamma: Fraction,
         every: Count = 5,
         window: Count = 20,
         max_columns: Annotated[int, Range(least=8)] | None = 64,
         group: Annotated[int, Range(least=8)] = 16,
     ) -> None:
-        if not facts.has_values:
-            raise UsageError("diagnostics: critic_lag without a critic, expected critic=value")
         self.every, self.gamma, self.max_columns, self.group = every, gamma, max_columns, group
         self._candidates = [candidate(name) for name in ("leave_one_out", "value", "gls")]
         self._window = Window(window)
@@ -47,6 +43,8 @@ class CriticLag:
 
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns both ratios with their intervals, null below 64 pooled trajectories."""
+        if snapshot.factors.values is None:
+            return self._unanswered(self.tags, "it reads a critic, as critic=value")
         if snapshot.coefficients.shape[1] < 4:
             return self._unanswered(self.tags, "leave-one-out has no variance on fewer than 4 columns")
         comparison = Comparison(snapshot, self._candidates, gamma=self.gamma, max_columns=self.max_columns)

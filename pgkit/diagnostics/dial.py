@@ -13,9 +13,8 @@ from pgkit.core.jackknife import spread
 from pgkit.diagnostics.candidates import Candidate
 from pgkit.diagnostics.comparison import Comparison
 from pgkit.diagnostics.gradients import Unanswered
-from pgkit.errors import UsageError
 from pgkit.options import Count, Fraction, Range
-from pgkit.snapshot import Facts, Snapshot
+from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
 LEAST_POOLED = 64
@@ -45,15 +44,12 @@ class Dial:
     def __init__(
         self,
         *,
-        facts: Facts,
         gamma: Fraction,
         every: Count = 5,
         lambdas: list[Fraction] = [0.0, 0.5, 0.8, 0.9, 0.95, 1.0],  # noqa: B006 read only
         window: Count = 20,
         max_columns: Annotated[int, Range(least=8)] | None = 64,
     ) -> None:
-        if not facts.has_values:
-            raise UsageError("diagnostics: dial without a critic, expected critic=value")
         self.every, self.gamma, self.max_columns, self.lambdas = every, gamma, max_columns, lambdas
         names = (f"dial/lambda_{lam:g}" for lam in lambdas)
         parts = ("mean_squared_error", "bias_squared", "variance_of_mean")
@@ -64,6 +60,8 @@ class Dial:
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns error, squared bias and variance of every λ, and the λ of least error; pooled."""
         columns = snapshot.coefficients.shape[1]
+        if snapshot.factors.values is None:
+            return self._unanswered(self.tags, "it reads a critic, as critic=value")
         if columns < 2:
             return self._unanswered(self.tags, "a batch of one column has no variance")
         candidates = [_less_value(lam) for lam in self.lambdas]

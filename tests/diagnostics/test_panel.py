@@ -221,7 +221,7 @@ def test_equal_outcomes_have_no_variance_and_no_ratio() -> None:
 def test_the_dials_error_is_squared_bias_plus_variance_and_its_bias_that_against_lambda_one() -> None:
     problem = Enumeration(CHAIN)
     seen = snapshot(problem, COLUMNS, Value(), LambdaReturn(gamma=GAMMA, lam=0.5), error=2.0)
-    dial = Dial(facts=FACTS, gamma=GAMMA, lambdas=[0.5, 1.0])
+    dial = Dial(gamma=GAMMA, lambdas=[0.5, 1.0])
     metrics = dial.measure(seen)
     gradients = seen.scores.per_sample(seen.coefficients)
     whole = snapshot(problem, COLUMNS, Value(), LambdaReturn(gamma=GAMMA, lam=1.0), error=2.0)
@@ -252,7 +252,7 @@ def test_the_squared_bias_of_the_dial_is_unbiased_before_it_is_cut_at_zero() -> 
 def test_the_critics_lag_is_two_ratios_of_the_panel() -> None:
     problem = Enumeration(CHAIN)
     seen = snapshot(problem, torch.arange(24), Value(), RewardToGo(gamma=GAMMA))
-    lag = CriticLag(facts=FACTS, gamma=GAMMA).measure(seen)
+    lag = CriticLag(gamma=GAMMA).measure(seen)
     panel = EstimatorPanel(facts=FACTS, gamma=GAMMA).measure(seen)
     of = {name: panel[f"panel/{name}/variance_of_mean"] for name in ("value", "leave_one_out", "gls")}
     assert all(value is not None for value in of.values())
@@ -261,6 +261,14 @@ def test_the_critics_lag_is_two_ratios_of_the_panel() -> None:
 
 
 @pytest.mark.parametrize("instrument", [Dial, CriticLag])
-def test_what_reads_a_critic_is_refused_without_one(instrument: type[Dial] | type[CriticLag]) -> None:
-    with pytest.raises(UsageError, match="expected critic=value"):
-        instrument(facts=replace(FACTS, has_values=False), gamma=GAMMA)
+def test_what_reads_a_critic_answers_nothing_without_one(
+    instrument: type[Dial] | type[CriticLag], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = snapshot(Enumeration(CHAIN), COLUMNS, Zero(), RewardToGo(gamma=GAMMA))
+    without = replace(seen, factors=replace(seen.factors, values=None))
+    made = instrument(gamma=GAMMA)
+    with caplog.at_level(logging.WARNING, logger="pgkit"):
+        assert [made.measure(without) for _ in range(2)] == 2 * [dict.fromkeys(made.tags)]
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "it reads a critic, as critic=value"
+    ]

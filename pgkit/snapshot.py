@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from pgkit.protocols import Estimator, Policy, Scores
-from pgkit.types import Coupling, Factors, Metrics, Trajectories
+from pgkit.types import Coupling, Factors, Metrics, Observations, Trajectories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,9 @@ class Snapshot:
     """Everything an instrument may look at after an update; frozen, and thrown away afterwards.
 
     `before` is the policy that the gradient was taken at, `policy` the one that the update left, `scores` those at
-    `before`; `coefficients` are factors.scale times (signal − baseline), standardised or not.
+    `before`; `coefficients` are factors.scale times (signal − baseline), standardised or not. `preview` maps a mean
+    gradient over columns `[P]` to the change of the parameters `[P]` that the update would have made of it; None
+    unless an instrument that is due needs it and the update can tell.
     """
 
     trajectories: Trajectories
@@ -29,6 +31,7 @@ class Snapshot:
     before: Policy
     policy: Policy
     scores: Scores
+    preview: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +51,50 @@ class Facts:
     dynamics: object = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """What followed m actions at each of S states, k times each, in episodes of an instrument's own.
+
+    Shapes: obs `[S, …]`, times `[S]` steps behind each state, actions as sampled `[S, m, *act]`, returns Σ γ^k r_k of
+    raw rewards `[S, m, k]`. `env_steps` counts the transitions that this took; they are none of the run's.
+    """
+
+    obs: Observations
+    times: Tensor
+    actions: Tensor
+    returns: Tensor
+    env_steps: int
+
+
+class Continuations(Protocol):
+    """Plays on from copies of an environment; handed to every instrument whose constructor names `continue_from`."""
+
+    def check(self) -> None:
+        """Raises UsageError where the environment of the run cannot be copied in the middle of an episode."""
+
+    def draw(
+        self, policy: Policy, times: Sequence[int], *, num_actions: int, num_outcomes: int, gamma: float
+    ) -> Continued:
+        """Returns what followed, at each step of `times` that was reached, actions of the policy."""
+
+
 @runtime_checkable
 class Diagnostic(Protocol):
-    """An instrument: reads a snapshot when due, changes nothing, draws nothing from the run's generators."""
+    """An instrument: reads a snapshot when due, changes nothing, draws nothing from the run's generators.
+
+    One with an attribute `needs_preview` that is true finds `preview` in its snapshots.
+    """
 
     tags: Sequence[str]
     every: int
 
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns a value for every one of its tags, None where this batch cannot answer."""
+
+
+@runtime_checkable
+class Previewing(Protocol):
+    """An update that can tell what it would do with another gradient."""
+
+    def preview(self) -> Callable[[Tensor], Tensor]:
+        """Returns the step from here as a function of the gradient of the update's objective, both `[P]`."""

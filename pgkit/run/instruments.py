@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from pgkit.protocols import Estimator
+from pgkit.protocols import Estimator, Update
 from pgkit.rl.factors import LogProbability, scores_of
-from pgkit.snapshot import Diagnostic, Snapshot
+from pgkit.snapshot import Diagnostic, Previewing, Snapshot
 from pgkit.types import Coupling, Factors, Metrics, Trajectories
 
 
@@ -24,13 +24,21 @@ class Instruments:
     """
 
     def __init__(
-        self, diagnostics: Mapping[str, Diagnostic], policy: Any, *, estimator: Estimator, coupling: Coupling
+        self,
+        diagnostics: Mapping[str, Diagnostic],
+        policy: Any,
+        *,
+        estimator: Estimator,
+        coupling: Coupling,
+        update: Update,
     ) -> None:
         self._diagnostics = dict(diagnostics)
         self._estimator = estimator
         self._before = copy.deepcopy(policy)
         self._log_probability = LogProbability(self._before)
         self._coupling = coupling
+        self._update = update
+        self._preview: Callable[[Tensor], Tensor] | None = None
         self._due: list[Diagnostic] = []
 
     def before(self, update: int, policy: nn.Module) -> None:
@@ -39,6 +47,8 @@ class Instruments:
         if self._due:
             with torch.no_grad():
                 torch._foreach_copy_(_state(self._before), _state(policy))
+        needed = any(getattr(diagnostic, "needs_preview", False) for diagnostic in self._due)
+        self._preview = self._update.preview() if needed and isinstance(self._update, Previewing) else None
 
     def after(
         self,
@@ -61,11 +71,20 @@ class Instruments:
             before=self._before,
             policy=policy,
             scores=scores_of(self._log_probability, trajectories, factors.mask),
+            preview=self._preview_of_columns(factors),
         )
         metrics: Metrics = {}
         for diagnostic in self._due:
             metrics |= diagnostic.measure(snapshot)
         return metrics
+
+    def _preview_of_columns(self, factors: Factors) -> Callable[[Tensor], Tensor] | None:
+        """Returns the update's step as a function of the mean gradient over columns, whatever the update averages."""
+        preview = self._preview
+        if preview is None or self._update.average == "columns":
+            return preview
+        share = factors.mask.shape[1] / max(int(factors.mask.sum()), 1)
+        return lambda gradient: preview(share * gradient)
 
 
 def _state(module: nn.Module) -> list[Tensor]:

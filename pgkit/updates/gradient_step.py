@@ -11,6 +11,7 @@ from pgkit.errors import RunFault
 from pgkit.options import NonNegative, Positive
 from pgkit.protocols import Objective
 from pgkit.types import Metrics
+from pgkit.updates.preview import Preview
 
 
 @final
@@ -69,6 +70,10 @@ class GradientStep:
             "update/learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "policy/entropy": entropy,
         }
+
+    def preview(self) -> Preview:
+        """Returns what the step from here would be for any gradient of this update's objective, by a copy."""
+        return Preview(self.optimizer, max_grad_norm=self.max_grad_norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state and the learning rates that the schedule starts from."""

@@ -14,6 +14,7 @@ from pgkit.config import build
 from pgkit.problems.base import Problem
 from pgkit.problems.gaussian import hermite_grid
 from pgkit.problems.known import IntegratedProblem, scores
+from pgkit.problems.maximum_likelihood import MaximumLikelihood
 from pgkit.protocols import GradientEstimator
 from pgkit.types import Parameters
 from pgkit.verifying.pairs import options
@@ -40,6 +41,7 @@ FITTING = {
     "conjugate_mean_field": f"{NORMAL} blanket_score measure_valued sticking_the_landing",
     "poisson": "control_variates measure_valued score",
     "von_mises": "pathwise score",
+    "maximum_likelihood": "control_variates measure_valued pathwise score",
     "infinite_horizon": "score",
     "lqr": "pathwise score",
     "short_corridor": "score",
@@ -101,7 +103,7 @@ class Pair:
         return self.cost(x)[:, None] * scores(self.problem, self.theta, x)
 
     def nodes(self) -> tuple[Tensor, Tensor]:
-        if isinstance(self.problem, IntegratedProblem):
+        if isinstance(self.problem, IntegratedProblem | MaximumLikelihood):
             return self.problem.nodes(self.theta)
         noise, weights = self.noise()
         return moved(self.law, noise), weights

@@ -38,7 +38,10 @@ class MeasureValued(ExpectationEstimator):
         with core.seeded_by(generator), torch.no_grad():
             derivatives = measure_valued.weak_derivatives(law, self._learned(expectation, parameters), num_samples)
         gradients = measure_valued.gradients(expectation.cost, samples, derivatives)
-        per_sample = core.to_parameters(gradients, expectation, parameters)
+        if gradients:
+            per_sample = core.to_parameters(gradients, expectation, parameters)
+        else:  # a law that stays as it is: only the cost may move
+            per_sample = torch.zeros(num_samples, sum(value.numel() for value in parameters.values())).to(samples.dtype)
         per_sample = core.add_direct(per_sample, expectation, parameters, samples)
         return core.summarise(per_sample, parameters, unbiased=True)
 

@@ -6,11 +6,13 @@ import math
 from typing import final
 
 import torch
+from scipy.special import roots_genlaguerre
 from torch import Tensor
 from torch.distributions import Gamma, Normal
 
 from pgkit.options import Positive
 from pgkit.problems.base import Problem
+from pgkit.problems.known import as_leaves, flat_gradient
 from pgkit.types import Expectation, Parameters
 
 
@@ -41,11 +43,34 @@ class MaximumLikelihood(Problem):
         here = {name: value.detach() for name, value in parameters.items()}
         return Expectation(cost=lambda x: _cost(x, here), law=lambda theta: law, direct_cost=_cost)
 
+    def nodes(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Returns points and weights `[K]` of the Gauss-Laguerre rule of the gamma law."""
+        points, weights = (torch.from_numpy(each) for each in roots_genlaguerre(16, self.concentration - 1))
+        return points / self.rate, weights / weights.sum()
+
     def objective(self, parameters: Parameters) -> float:
         """Returns the expected cost, in nats."""
-        scale = float(parameters["log_scale"].exp())
-        spread = (self.variance + (self.mean - float(parameters["mean"])) ** 2) / scale**2
-        return (spread + math.log(2 * math.pi)) / 2 + math.log(scale)
+        return float(self._value(parameters))
+
+    def exact_gradient(self, parameters: Parameters) -> Tensor:
+        """Returns the gradient `[P]` of the expected cost, that of its closed form."""
+        leaves = as_leaves(parameters)
+        return flat_gradient(self._value(leaves), leaves)
+
+    def exact_variance(self, estimator: str, parameters: Parameters) -> Tensor | None:
+        """Returns the variance of ∇_θ f_θ(x) = ((μ − x)/σ², 1 − (x − μ)²/σ²), which is what these estimators sample."""
+        if estimator not in ("score", "pathwise", "measure_valued"):
+            return None
+        points, weights = self.nodes(parameters)
+        away, scale = points - parameters["mean"].detach(), parameters["log_scale"].detach().exp()
+        rows = torch.stack([-away / scale**2, 1 - away**2 / scale**2], dim=1)
+        return weights @ rows**2 - self.exact_gradient(parameters) ** 2
+
+    def _value(self, parameters: Parameters) -> Tensor:
+        """Returns (v + (m − μ)²)/2σ² + log σ + ½ log 2π, m and v being the mean and the variance of the gamma law."""
+        mean, log_scale = parameters["mean"], parameters["log_scale"]
+        spread = (self.variance + (self.mean - mean) ** 2) * (-2 * log_scale).exp()
+        return (spread + math.log(2 * math.pi)) / 2 + log_scale
 
     def distance(self, parameters: Parameters) -> float:
         """Returns the excess over the least expected cost, in nats."""

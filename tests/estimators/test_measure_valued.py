@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.special import roots_genlaguerre
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
@@ -24,6 +25,7 @@ from torch.distributions import (
 
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.baselines.constant import Zero
+from pgkit.core import measure_valued
 from pgkit.errors import UsageError
 from pgkit.estimate import estimate_gradient
 from pgkit.estimators.measure_valued import MeasureValued
@@ -74,6 +76,48 @@ def test_every_law_it_knows_gives_the_exact_gradient(name: str, biased: bool) ->
     error = wrong * estimate.standard_error + 1e-12  # some have no variance at all
     z_score = float(((estimate.mean * wrong - torch.tensor(truth)) / error).abs().max())
     assert (z_score < 4.3) != biased
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize(("name", "shape"), [("gamma", 2.5), ("exponential", 1.0)])
+def test_the_rate_of_a_gamma_law_has_its_exact_mean_and_variance(
+    name: str, shape: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """f = x²: with G of that shape and E exponential the estimate is −(α/β³) E (2G + E), whose moments are known."""
+    rate = 1.5
+    points, weights = (torch.from_numpy(each) for each in roots_genlaguerre(12, shape - 1))
+    other, shares = (torch.from_numpy(each) for each in roots_genlaguerre(12, 0))
+    grid, volume = torch.cartesian_prod(points, other), torch.cartesian_prod(weights, shares).prod(1)
+    volume = volume / volume.sum()
+
+    def known(law: Gamma, num_samples: int) -> measure_valued.WeakDerivative:
+        return measure_valued.gamma_rate(torch.tensor(shape), law.rate, grid[:, 0], grid[:, 1])
+
+    kind = Gamma if name == "gamma" else Exponential
+    monkeypatch.setitem(measure_valued.KNOWN, (kind, "rate"), known)
+    found = estimate_gradient(
+        torch.square,
+        (lambda a: Gamma(shape, a)) if name == "gamma" else Exponential,
+        torch.tensor(rate),
+        estimator="measure_valued",
+        num_samples=len(grid),
+    )
+    assert found.per_sample is not None
+    mean = volume @ found.per_sample
+    variance = volume @ (found.per_sample - mean).square()
+    first, second = shape, shape * (shape + 1)
+    square = (shape / rate**3) ** 2 * (8 * second + 24 * first + 24)
+    assert float(mean) == pytest.approx(-2 * second / rate**3, abs=1e-10)
+    assert float(variance) == pytest.approx(square - float(mean) ** 2, rel=1e-10)
+
+
+def test_a_law_that_stays_leaves_the_gradient_of_the_cost_alone() -> None:
+    theta = {"a": torch.tensor(2.0)}
+    problem = Expectation(cost=lambda x: 2 * x, law=lambda _: Gamma(2.0, 1.0), direct_cost=lambda x, at: at["a"] * x)
+    found = MeasureValued(baseline=Zero()).estimate(
+        problem, theta, num_samples=5, generator=torch.Generator().manual_seed(0)
+    )
+    assert found.per_sample is not None and found.per_sample.shape == (5, 1) and bool((found.per_sample > 0).all())
 
 
 def test_it_costs_two_evaluations_a_coordinate_of_what_is_learned() -> None:

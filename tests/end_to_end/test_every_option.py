@@ -26,6 +26,7 @@ ENVIRONMENTS = sorted(path.stem for path in (config_dir() / "env").glob("*.yaml"
 WITH_CRITIC = ("critic=value", "critic.steps=2")
 COMPANIONS = {
     "agent=vpg": ("critic.steps=2", "collect.steps=4"),
+    "baseline=gls": WITH_CRITIC,
     "baseline=value": WITH_CRITIC,
     "collect=steps": ("returns.cut=zero", "collect.steps=4"),
     "critic=value": ("critic.steps=2",),
@@ -55,6 +56,16 @@ VALUES = [
     ("update.average=steps", "update.max_grad_norm=1e-3", "update.entropy_coefficient=0.1", "update.schedule=linear"),
     ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true", "diagnostics=[variance,policy]"),
     ("diagnostics=full", "baseline=mean"),
+    ("baseline=zero", "estimator.control_variate=optimal_parameter", "diagnostics=full", "collect.episodes=8"),
+    ("baseline=value", "estimator.control_variate=optimal_layer", *WITH_CRITIC),
+    ("baseline=gls", "baseline.features=polynomial", "baseline.pool=200", "baseline.folds=2", "baseline.ridge=0.1"),
+    ("baseline=gls", "baseline.pool=0", "collect.episodes=12", "total_steps=99", *WITH_CRITIC),
+    ("baseline=gls_network", "baseline.hidden_sizes=[4]", "baseline.activation=relu", "baseline.steps=1"),
+    ("baseline=linear", "baseline.cross_fitted=true", "baseline.ridge=0"),
+    ("baseline=optimal", "baseline.folds=2"),
+    ("baseline=optimal_time", "baseline.folds=3", "diagnostics=panel", "diagnostics.panel.every=1"),
+    ("diagnostics=panel", "diagnostics.panel.estimators=[total_optimal_layer,optimal_time,mean]", "collect.episodes=8"),
+    ("diagnostics=dial", "diagnostics.dial.lambdas=[0.0,1.0]", "diagnostics.dial.every=1", *WITH_CRITIC),
 ]
 """Choices inside an option, several at once where they do not touch each other."""
 
@@ -82,7 +93,7 @@ def is_of_another_job(option: str) -> bool:
     kind = getattr(importlib.import_module(module), name) if module else None
     return {
         "estimator": not hasattr(kind, "coefficients"),
-        "baseline": hasattr(kind, "fit"),
+        "baseline": hasattr(kind, "one_a_parameter"),
         "optimizer": not target.startswith("torch.optim."),
     }.get(group, False)
 

@@ -20,7 +20,10 @@ DOCUMENTS = (
     "docs/blackbox.md",
     "experiments/README.md",
 )
-AREAS = "return|episode|gradient|policy|baseline|critic|update|time|steps|truth"
+AREAS = (
+    "return|episode|gradient|policy|baseline|critic|update|time|steps|truth"
+    "|halves|noise_scale|scores|optimizer_step|fisher"
+)
 TAG = re.compile(rf"(?:{AREAS})/[a-z_0-9]+")
 
 

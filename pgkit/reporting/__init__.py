@@ -1,0 +1,1 @@
+"""What a run wrote, read back: advice, figures and the page that holds them."""

@@ -1,0 +1,96 @@
+"""Sentences on what a report shows beyond the closing words of a run: courses, parts, layers."""
+
+from __future__ import annotations
+
+from pgkit.reporting.advice import Advice, Known, names_in
+from pgkit.reporting.words import listed, percent, short
+
+STEP = ("trajectory", "action", "state")
+WHOLE = ("transition", "action", "start")
+
+
+def outcome(metrics: Known, *, half_way: Known) -> Advice | None:
+    """Returns where the return stands against where it stood half-way through the run."""
+    tag = next((tag for tag in ("return/mean_100", "objective/value") if metrics.get(tag) is not None), None)
+    if tag is None:
+        return None
+    now, before = metrics[tag], half_way.get(tag)
+    assert now is not None
+    said = f"{'The mean of the last 100 episodes' if tag.startswith('return') else 'The objective'} is {short(now)}"
+    if before is not None:
+        said += f", against {short(before)} half-way through"
+    return Advice(f"{said}; one run is one draw, so compare settings over several seeds.")
+
+
+def decomposition(metrics: Known) -> Advice | None:
+    """Returns where the variance comes from, and what of it a baseline could still remove."""
+    for area, parts, words in (
+        ("step_decomposition", STEP, ("what follows the action", "the choice of the action", "the state")),
+        ("trajectory_decomposition", WHOLE, ("transitions", "actions", "the first state")),
+    ):
+        values = [metrics.get(f"{area}/{part}") for part in parts]
+        total, removable = metrics.get(f"{area}/total"), metrics.get(f"{area}/removable_fraction")
+        known = [(word, value) for word, value in zip(words, values, strict=True) if value is not None]
+        if not known or total is None or total <= 0:
+            continue
+        unit = "one step's term" if area.startswith("step") else "a trajectory's gradient"
+        said = listed([f"{percent(value / total)} from {word}" for word, value in known])
+        unresolved = " (a part below 0 is not resolved)" if any(value < 0 for _, value in known) else ""
+        if removable is None:
+            return Advice(
+                f"The variance of {unit} comes to {said}{unresolved}; what a baseline could remove is not known."
+            )
+        following = (
+            "a better baseline is worth a try, such as baseline=gls or more critic.steps"
+            if removable >= 0.2
+            else "leave the baseline and look at λ or at the batch instead"
+        )
+        return Advice(
+            f"The variance of {unit} comes to {said}{unresolved}; a perfect baseline would still remove "
+            f"{percent(removable)} of it, so {following}."
+        )
+    return None
+
+
+def dial(metrics: Known) -> Advice | None:
+    """Returns the λ of least error, and how much its rank is worth."""
+    names = names_in(metrics, "dial", "mean_squared_error")
+    if not names:
+        return None
+    best = metrics.get("dial/best_lambda")
+    if best is None:
+        return Advice("Unresolved: too few trajectories are pooled to call a λ best; read the dial again later.")
+    name = f"lambda_{best:g}"
+    error, bias = (metrics.get(f"dial/{name}/{part}") for part in ("mean_squared_error", "bias_squared"))
+    share = f", {percent(bias / error)} of it squared bias" if error and bias is not None else ""
+    height = "" if error is None else f" ({short(error)}{share})"
+    return Advice(
+        f"The estimated squared error is least at λ = {best:g}{height}, but no interval stands behind the order, so "
+        f"take neighbours of like height for equal and set returns.lam={best:g} only where it stays best."
+    )
+
+
+def layers(metrics: Known) -> Advice | None:
+    """Returns which layers have signal and which are not resolved."""
+    ratios = {name: metrics[f"layers/{name}/snr"] or 0.0 for name in names_in(metrics, "layers", "snr")}
+    if not ratios:
+        return None
+    top, bottom = max(ratios, key=lambda name: ratios[name]), min(ratios, key=lambda name: ratios[name])
+    lost = [name for name, ratio in ratios.items() if ratio <= 0]
+    said = f"{top} has the most signal for its noise ({short(ratios[top])}) and {bottom} the least"
+    if lost:
+        count = f"{len(lost)} of {len(ratios)} {'is' if len(lost) == 1 else 'are'} at or below 0, hence unresolved"
+        said += f" ({short(ratios[bottom])}); {count}"
+        return Advice(f"{said}: read a layer's level over many measurements before changing anything for its sake.")
+    return Advice(
+        f"{said} ({short(ratios[bottom])}); single layers scatter more than their sum, so read levels, not points."
+    )
+
+
+def weights(metrics: Known) -> Advice | None:
+    """Returns how much of a reweighted batch counts."""
+    share = metrics.get("weights/ess_fraction")
+    if share is None:
+        return None
+    following = "use fresher data or clip" if share < 0.5 else "nothing to do"
+    return Advice(f"Under the importance weights the batch counts for {percent(share)} of its size; {following}.")

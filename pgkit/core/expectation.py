@@ -7,7 +7,7 @@ arguments: g_θ = g_args · ∂args/∂θ, a product that is never formed where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -181,9 +181,17 @@ def flat_gradient(value: Tensor, leaves: Parameters, weight: Tensor | None = Non
     summed with a weight of its shape.
     """
     if not value.requires_grad:
-        return torch.cat([torch.zeros_like(leaf).reshape(-1) for leaf in leaves.values()])
-    gradients = torch.autograd.grad(value, list(leaves.values()), weight, materialize_grads=True, allow_unused=True)
-    return torch.cat([gradient.reshape(-1) for gradient in gradients])
+        return flattened([None] * len(leaves), leaves)
+    return flattened(torch.autograd.grad(value, list(leaves.values()), weight, allow_unused=True), leaves)
+
+
+def flattened(gradients: Sequence[Tensor | None], leaves: Parameters) -> Tensor:
+    """Returns the gradients in each leaf as one vector `[P]`, zeros for None.
+
+    Shapes: gradients and leaves alike.
+    """
+    pairs = zip(gradients, leaves.values(), strict=True)
+    return torch.cat([(torch.zeros_like(leaf) if each is None else each).reshape(-1) for each, leaf in pairs])
 
 
 def column_variance(rows: Tensor) -> Tensor:

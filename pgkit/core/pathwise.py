@@ -27,8 +27,9 @@ from torch.distributions import (
     VonMises,
 )
 
-from pgkit.core.expectation import one_each
+from pgkit.core.expectation import flattened, one_each
 from pgkit.errors import UsageError
+from pgkit.types import Parameters
 
 
 def location_scale(noise: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -153,21 +154,47 @@ def cost_gradient(
     Raises: UsageError where the cost has no gradient, or one that is 0 everywhere while the cost differs.
     """
     leaf = samples.detach().requires_grad_()
+    costs = _differentiable(cost, leaf)
+    (gradient,) = torch.autograd.grad(costs.sum(), leaf, create_graph=create_graph, allow_unused=True)
+    return leaf, _told(gradient, costs)
+
+
+def cost_gradients(cost: Callable[[Tensor], Tensor], samples: Tensor, leaves: Parameters) -> tuple[Tensor, Tensor]:
+    """Returns the gradient of the cost at each sample `[N, *event]`, and of its sum in the leaves `[P]`, in one pass.
+
+    Shapes: samples `[N, *event]`, made of the leaves; leaves, each of its own.
+    Raises: UsageError where the cost has no gradient, or changes its samples in place.
+    """
+    moving = samples if samples.requires_grad else samples.detach().requires_grad_()
+    version = moving._version
+    costs = _differentiable(cost, moving)
+    if moving._version != version:
+        raise UsageError("cost: changes its samples in place, expected one that leaves them as they are")
+    gradient, *summed = torch.autograd.grad(costs.sum(), [moving, *leaves.values()], allow_unused=True)
+    return _told(gradient, costs), flattened(summed, leaves)
+
+
+def _differentiable(cost: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
+    """Returns the costs `[N]` of samples that want a gradient; raises UsageError where they have none."""
     with torch.enable_grad():
         try:
-            costs = one_each(cost(leaf), len(leaf))
+            costs = one_each(cost(samples), len(samples))
         except RuntimeError as error:
             if "requires grad" not in str(error):
                 raise
             raise UsageError(NO_GRADIENT) from error  # it left torch for numpy
-        if not costs.requires_grad:
-            raise UsageError(NO_GRADIENT)
-        (gradient,) = torch.autograd.grad(costs.sum(), leaf, create_graph=create_graph, allow_unused=True)
+    if not costs.requires_grad:
+        raise UsageError(NO_GRADIENT)
+    return costs
+
+
+def _told(gradient: Tensor | None, costs: Tensor) -> Tensor:
+    """Returns the gradient; raises UsageError where there is none, or one that is 0 while the costs differ."""
     # One row mostly tells; all are read where it does not.
     flat = gradient is None or not (gradient[:1].any() or gradient.any())
     if gradient is None or (flat and costs.detach().min() < costs.detach().max()):
         raise UsageError(NO_GRADIENT)
-    return leaf, gradient
+    return gradient
 
 
 def refuse_other_samples(redrawn: Tensor, samples: Tensor) -> None:

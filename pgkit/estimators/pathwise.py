@@ -58,9 +58,8 @@ class Pathwise(ExpectationEstimator):
         again = generator.clone_state()
         number = pathwise.to_draw(num_samples, antithetic=self.antithetic)
         moving = self._draw(lower_triangular(law), generator, number)
-        samples, slopes = pathwise.cost_gradient(expectation.cost, moving)
-        samples = samples.detach()
-        mean = core.flat_gradient(moving, theta, slopes) / num_samples
+        slopes, total = pathwise.cost_gradients(expectation.cost, moving, theta)
+        samples, mean = moving.detach(), total / num_samples
         if (direct := expectation.direct_cost) is not None:
             with torch.enable_grad():
                 mean = mean + core.flat_gradient(direct(samples, theta).mean(), theta)

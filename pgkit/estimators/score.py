@@ -86,27 +86,36 @@ class Score(ExpectationEstimator):
         if self._fits:
             return self._fitted(expectation, parameters, samples, costs)
         weights, metrics = self._reshape(coefficients(self.baseline, costs))
-        scores = cache(lambda: core.scores(expectation, parameters, samples))
-        direct = cache(lambda: core.direct_term(expectation, parameters, samples))
+
+        @cache
+        def terms() -> tuple[Tensor, Tensor]:
+            direct = core.direct_term(expectation, parameters, samples)
+            return core.scores(expectation, parameters, samples), direct
+
+        def rows() -> Tensor:
+            scores, direct = terms()
+            return self._rows(torch.addcmul(direct, weights[:, None], scores))
 
         with torch.enable_grad():
-            surrogate = (weights * law.log_prob(samples)).mean()
-            if expectation.direct_cost is not None:
-                surrogate = surrogate + expectation.direct_cost(samples, theta).mean()
+            log_prob = law.log_prob(samples)
+            direct_cost = None if expectation.direct_cost is None else expectation.direct_cost(samples, theta).mean()
+        mean = core.flat_gradient(log_prob, theta, weights) / num_samples
+        if direct_cost is not None:
+            mean = mean + core.flat_gradient(direct_cost, theta)
 
         def error(per_sample: Tensor | None) -> Tensor | None:
             assert per_sample is not None
             if self.standardise or (self._reshapes and self.baseline.coupling != "independent"):
                 return None
-            return standard_error(self.baseline, per_sample, costs, scores(), direct())
+            return standard_error(self.baseline, per_sample, costs, *terms())
 
         return GradientEstimate(
-            mean=core.flat_gradient(surrogate, theta),
+            mean=mean,
             unbiased=self.unbiased,
             independent=self.baseline.coupling == "independent" and not self.standardise,
             shapes=core.shapes_of(parameters),
             metrics=metrics,
-            rows=lambda: self._rows(torch.addcmul(direct(), weights[:, None], scores())),
+            rows=rows,
             error=error,
         )
 

@@ -177,6 +177,14 @@ def test_a_law_that_does_not_follow_the_seed_has_a_mean_but_no_rows() -> None:
         _ = estimate.per_sample
 
 
+def test_a_cost_that_changes_its_samples_is_refused() -> None:
+    expectation = Expectation(cost=lambda x: x.mul_(2).sum(1), law=GAUSSIANS["diagonal"])
+    with pytest.raises(UsageError, match=r"^cost: changes its samples in place, expected one that leaves them as"):
+        Pathwise(baseline=Zero()).estimate(
+            expectation, parameters(), num_samples=5, generator=torch.Generator().manual_seed(0)
+        )
+
+
 def test_a_transformed_law_without_forward_derivatives_has_a_mean_but_no_rows() -> None:
     def law(theta: Parameters) -> Distribution:
         return TransformedDistribution(Independent(Gamma(theta["a"].exp(), 1.0), 1), [ExpTransform()])

@@ -323,7 +323,7 @@ def test_a_group_of_another_command_is_refused_and_told_where_it_belongs() -> No
 ELSEWHERE = [
     ("train", "estimator=arm", "expected with pgkit.train one of score_function; arm belongs to pgkit.fit"),
     ("train", "optimizer=snes", "one of adam, adamw, rmsprop, sgd; snes belongs to pgkit.fit"),
-    ("train", "baseline=optimal_parameter", "moving_average, value, zero; optimal belongs to pgkit.fit"),
+    ("train", "baseline=optimal_parameter", "optimal_time, value, zero; optimal_parameter belongs to pgkit.fit"),
     ("fit", "estimator=score_function", "termwise_score; score_function belongs to pgkit.train"),
     ("fit", "baseline=value", "optimal_parameter, zero; value belongs to pgkit.train"),
     ("verify", "estimator=score_function", "score_function belongs to pgkit.train"),

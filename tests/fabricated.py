@@ -97,7 +97,6 @@ def _rows(updates: int, draw: random.Random) -> Iterator[Metrics]:
             **_decompositions(progress, variance),
             **_critic_lag(progress),
             **_dial(variance),
-            "dial/best_lambda": 0.95,
             **{f"layers/{name}/snr": snr * (1.8 - 0.33 * k) - 0.08 for k, name in enumerate(LAYERS)},
             "weights/ess_fraction": draw.uniform(0.6, 0.9),
             "halves/sign_agreement": 0.5 + 0.2 * snr / (1 + snr),
@@ -178,4 +177,5 @@ def _dial(variance: float) -> Metrics:
         bias, noise = variance / 16 * 1.2 * (1 - lam) ** 1.5, variance / 16 * (0.15 + 0.85 * lam**4)
         parts = {"mean_squared_error": bias + noise, "bias_squared": bias, "variance_of_mean": noise}
         metrics |= {f"dial/lambda_{lam:g}/{part}": value for part, value in parts.items()}
-    return metrics
+    errors = {lam: metrics[f"dial/lambda_{lam:g}/mean_squared_error"] or 0.0 for lam in LAMBDAS}
+    return metrics | {"dial/best_lambda": min(LAMBDAS, key=lambda lam: errors[lam])}

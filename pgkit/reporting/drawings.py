@@ -136,7 +136,7 @@ def dial(run: Run, runs: Sequence[Run]) -> list[Element]:
     return [
         stack_figure(
             stacks, names=("squared bias", "variance of the mean"), label="squared error of the gradient by λ",
-            caption="The height is the squared error of the gradient; the λ of least error is bold.",
+            caption=f"The height is the squared error of the gradient{'.' if best is None else '; its least is bold.'}",
             x_label="λ", chosen=None if best is None else f"{best:g}",
         )
     ]  # fmt: skip

@@ -38,7 +38,7 @@ def decomposition(metrics: Known) -> Advice | None:
         unresolved = " (a part below 0 is not resolved)" if any(value < 0 for _, value in known) else ""
         if removable is None:
             return Advice(
-                f"The variance of {unit} comes to {said}{unresolved}; what a baseline could remove is not known."
+                f"The variance of {unit} comes to {said}{unresolved}; whether a baseline can remove it is open."
             )
         following = (
             "a better baseline is worth a try, such as baseline=gls or more critic.steps"

@@ -36,7 +36,9 @@ def page(runs: Sequence[Run]) -> str:
     header = element("header", None, [element("h1", None, [title]), _lead(runs), overview(runs), contents])
     sections = [_section(panel, runs) for panel in shown]
     width = "solo" if len(runs) == 1 else "several"
-    main = element("main", {"id": "panels", "tabindex": "-1", "class": width}, [*sections, *_missing(runs)])
+    main = element(
+        "main", {"id": "panels", "tabindex": "-1", "class": width}, [*sections, *_rest(runs), *_missing(runs)]
+    )
     footer = element("footer", None, [element("p", None, [f"Made by pgkit {pgkit.__version__}, `python -m {MARK}`."])])
     skip = element("a", {"class": "skip", "href": "#panels"}, ["Skip to the panels"])
     body = element("body", None, [skip, header, main, footer])
@@ -72,7 +74,7 @@ def _section(panel: Panel, runs: Sequence[Run]) -> Element:
 def _column(panel: Panel, run: Run, runs: Sequence[Run], having: Sequence[Run]) -> Element:
     parts = [element("h3", None, [run.name])] if len(runs) > 1 else []
     if run not in having:
-        text = f"Not measured in this run; {panel.switch} measures it."
+        text = f"Not measured in this run: {_way(panel, [run])}."
         return element("div", None, [*parts, element("p", {"class": "soft"}, [text])])
     link = element("a", {"href": f"#formula-{panel.key}"}, ["Formula"])
     advice = panel.say(run)
@@ -100,10 +102,30 @@ def _explained(key: str, formula: Formula) -> Element:
     return element("details", None, [element("summary", None, ["Formula and source"]), text, more])
 
 
+def _rest(runs: Sequence[Run]) -> list[Element]:
+    """Returns the numbers that no panel has."""
+    columns = []
+    for run in runs:
+        shown = {tag for panel in PANELS if panel.measured(run) for tag in panel.tags(run)}
+        if tags := [tag for tag in run.series if tag not in shown]:
+            name = [element("h3", None, [run.name])] if len(runs) > 1 else []
+            columns.append(element("div", None, [*name, numbers(run, tags, caption="The last measured value")]))
+    title = "Other numbers"
+    inside = element("div", {"class": "columns"}, columns)
+    parts = [element("h2", None, [title]), inside]
+    return [element("section", {"id": "rest", "aria-label": title, "class": "wide"}, parts)] if columns else []
+
+
 def _missing(runs: Sequence[Run]) -> list[Element]:
     absent = [panel for panel in PANELS if not any(panel.measured(run) for run in runs)]
     if not absent:
         return []
-    switches = list(dict.fromkeys(panel.switch for panel in absent))
-    groups = [f"{', '.join(each.title for each in absent if each.switch == way)} ({way})" for way in switches]
+    ways = list(dict.fromkeys(_way(panel, runs) for panel in absent))
+    groups = [f"{', '.join(each.title for each in absent if _way(each, runs) == way)} ({way})" for way in ways]
     return [element("p", {"class": "soft", "id": "missing"}, [f"Not measured: {'; '.join(groups)}."])]
+
+
+def _way(panel: Panel, runs: Sequence[Run]) -> str:
+    """Returns how such runs measure a panel."""
+    fits = all(run.axis == "samples" for run in runs)
+    return "training runs alone have it" if fits else panel.switch

@@ -64,7 +64,7 @@ def _checks(run: Run) -> Advice | None:
 CRITIC = "diagnostics=full and critic=value"
 PANELS = (
     Panel(
-        key="return", title="Return", needs=("return/mean", "objective/value"),
+        key="return", title="Return or objective", needs=("return/mean", "objective/value"),
         areas=("return/", "episode/", "objective/", "solution/"), say=_outcome, draw=drawings.outcome,
         formula=formulas.OUTCOME, switch="any training run", together=True,
     ),

@@ -13,6 +13,8 @@ from pgkit.reporting.words import short
 WIDTH, HEIGHT = 400.0, 240.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 10.0, 38.0
 COLOURS = 9
+CROWD = 70
+"""Marks of a course beyond which they are drawn smaller."""
 SHAPES = ("circle", "square", "triangle", "diamond")
 Point = tuple[float, float]
 
@@ -74,9 +76,10 @@ class Plot:
         if joined and len(points) > 1:
             places = " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in points)
             self.add("polyline", {"class": f"line s{colour % COLOURS}", "points": places})
+        size = 2.2 if len(points) <= CROWD else 1.3
         for step, value in points:
             said = f"{name} at {step:,.0f}: {short(value)}"
-            self.mark(self.x(step), self.y(value), tag=tag, said=said, colour=colour, size=2.2)
+            self.mark(self.x(step), self.y(value), tag=tag, said=said, colour=colour, size=size)
 
     def mark(self, x: float, y: float, *, tag: str, said: str, colour: int, size: float, hollow: bool = False) -> None:
         """Draws one mark, named by its tag."""

@@ -11,12 +11,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import yaml  # type: ignore[import-untyped]  # ships no types
 
 from pgkit.errors import UsageError
-from pgkit.types import Metrics
+
+if TYPE_CHECKING:
+    from pgkit.types import Metrics
 
 MOST = 24
 """Runs that one page can still compare."""

@@ -56,6 +56,8 @@ class LayerNoise:
         self._window.append(find(snapshot, measured))
         signal, variance = torch.stack(list(self._window)).sum(dim=0)
         ratios = [s / v if v > 0 else None for s, v in zip(signal.tolist(), variance.tolist(), strict=True)]
+        if still := [tag for tag, ratio in zip(self.tags, ratios, strict=True) if ratio is None]:
+            self._unanswered(still, "its gradient does not vary, or too few batches are pooled to tell how much")
         return dict(zip(self.tags, ratios, strict=True))
 
     def _of_independent(self, snapshot: Snapshot, measured: int) -> Tensor:

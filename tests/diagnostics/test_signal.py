@@ -175,9 +175,13 @@ def test_what_a_batch_cannot_answer_is_null_with_one_warning(
         assert all(value is not None and math.isfinite(value) for value in Halves().measure(seen).values())
 
 
-def test_a_batch_without_gradient_has_no_direction() -> None:
+def test_a_batch_without_gradient_has_no_direction(caplog: pytest.LogCaptureFixture) -> None:
     problem = Enumeration(BANDIT)
     seen = snapshot(problem, torch.zeros(8, dtype=torch.long), LeaveOneOut())
     assert Halves().measure(seen) == dict.fromkeys(Halves.tags)
     assert NoiseScale().measure(seen) == dict.fromkeys(NoiseScale.tags)
-    assert LayerNoise(facts=facts_of(problem, 8)).measure(seen) == {"layers/network.0/snr": None}
+    caplog.clear()
+    instrument = LayerNoise(facts=facts_of(problem, 8))
+    assert [instrument.measure(seen) for _ in range(2)] == 2 * [{"layers/network.0/snr": None}]
+    (said,) = caplog.records
+    assert said.getMessage().startswith("layers/network.0/snr is null: its gradient does not vary")

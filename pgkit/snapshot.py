@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -19,7 +19,8 @@ class Snapshot:
     `before` is the policy that the gradient was taken at, `policy` the one that the update left, `scores` those at
     `before`; `coefficients` are factors.scale times (signal − baseline), standardised or not. `preview` maps a mean
     gradient over columns `[P]` to the change of the parameters `[P]` that the update would have made of it; None
-    unless an instrument that is due needs it and the update can tell.
+    unless an instrument that is due needs it and the update can tell. `kept` is what one instrument found and another
+    will want, by name.
     """
 
     trajectories: Trajectories
@@ -32,6 +33,7 @@ class Snapshot:
     policy: Policy
     scores: Scores
     preview: Callable[[Tensor], Tensor] | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ LEAST_COLUMNS: Mapping[Coupling, float] = {"independent": 2, "pairwise": 4, "cro
 fitted to the others the sample formula is trusted from eight on; where anything else couples them, never."""
 MOST_NUMBERS = 2**25
 """Numbers in one block of gradients, about 128 MiB in float32."""
+MOST_KEPT = 2**23
+"""Numbers that instruments keep for each other, 32 MiB in float32."""
 
 
 @final
@@ -91,13 +93,22 @@ def groups_of(num_columns: int, size: int, num_parameters: int) -> list[slice]:
 def cross_gradients(snapshot: Snapshot, signal: Tensor, groups: Sequence[slice]) -> Iterator[Tensor]:
     """Yields, for columns i and j of each group, the outcomes of i against the scaled scores of j, `[n, n, P]`.
 
+    Those of the signal in use are kept for the next instrument, as far as they fit; nobody may write to them.
     Shapes: signal `[F, N]`, columns that ended counting as 0.
     """
     scale = snapshot.factors.scale
     assert scale is not None
     outcomes = torch.where(snapshot.factors.mask, signal, 0.0).double()
+    shared = signal is snapshot.factors.signal
     for columns in groups:
+        name = f"cross gradients {columns.start} {columns.stop}"
+        if shared and name in snapshot.kept:
+            yield snapshot.kept[name]
+            continue
         # The kernel sees differences alone; without what is common to a row they lose nothing to rounding.
         centred = outcomes[:, columns] - outcomes[:, columns].mean(dim=1, keepdim=True)
         coefficients = centred.to(scale.dtype).T[:, :, None] * scale[:, columns]
-        yield snapshot.scores.gradients_of(columns, coefficients)
+        found = snapshot.scores.gradients_of(columns, coefficients)
+        if shared and found.numel() + sum(each.numel() for each in snapshot.kept.values()) <= MOST_KEPT:
+            snapshot.kept[name] = found
+        yield found

@@ -12,6 +12,8 @@ from torch import Tensor
 from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Zero
 from pgkit.core.processes import BANDIT, CHAIN
+from pgkit.core.scores import Scores
+from pgkit.diagnostics import gradients
 from pgkit.diagnostics.halves import Halves, gradients_of_halves
 from pgkit.diagnostics.layers import LayerNoise
 from pgkit.diagnostics.noise_scale import NoiseScale
@@ -185,3 +187,22 @@ def test_a_batch_without_gradient_has_no_direction(caplog: pytest.LogCaptureFixt
     assert [instrument.measure(seen) for _ in range(2)] == 2 * [{"layers/network.0/snr": None}]
     (said,) = caplog.records
     assert said.getMessage().startswith("layers/network.0/snr is null: its gradient does not vary")
+
+
+@pytest.mark.parametrize("room", [gradients.MOST_KEPT, 0])
+def test_instruments_share_the_pairs_of_leave_one_out(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, asked = Enumeration(CHAIN), []
+    columns = drawn(problem, 24, seed=1)
+    monkeypatch.setattr(gradients, "MOST_KEPT", room)
+    original = Scores.gradients_of
+    monkeypatch.setattr(Scores, "gradients_of", lambda *a: (asked.append(len(a[2])), original(*a))[1])
+    alone, shared = {}, {}
+    seen = snapshot(problem, columns, LeaveOneOut())
+    for make in (NoiseScale, GradientVariance, lambda: LayerNoise(facts=facts_of(problem, 24))):
+        alone |= make().measure(snapshot(problem, columns, LeaveOneOut()))
+    before = len(asked)
+    for make in (NoiseScale, GradientVariance, lambda: LayerNoise(facts=facts_of(problem, 24))):
+        shared |= make().measure(seen)
+    assert shared == alone
+    pairs = [vectors for vectors in asked[before:] if vectors > 1]
+    assert len(pairs) == (2 if room else 6)

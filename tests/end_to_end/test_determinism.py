@@ -57,6 +57,7 @@ BESIDE = {
     "no instruments": ("diagnostics=none",),
     "all instruments": ("diagnostics=full",),
     "some instruments": ("diagnostics=[variance,policy]", "diagnostics.every=2"),
+    "instruments of signal and step": ("diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]",),
     "no evaluation": ("evaluation.episodes=0",),
     "much evaluation": ("evaluation.episodes=12", "evaluation.num_envs=3"),
     "no logger": ("logger=none",),

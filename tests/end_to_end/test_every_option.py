@@ -36,6 +36,7 @@ COMPANIONS = {
 }
 """What an option needs of others."""
 SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
+QUESTIONS = "diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]"
 VALUES = [
     ("policy.activation=relu", "policy.hidden_sizes=[]", "returns.scale_rewards=true"),
     ("policy.activation=silu", "policy.init=default", "policy.initial_log_std=-1", "gamma=1"),
@@ -56,6 +57,11 @@ VALUES = [
     ("update.average=steps", "update.max_grad_norm=1e-3", "update.entropy_coefficient=0.1", "update.schedule=linear"),
     ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true", "diagnostics=[variance,policy]"),
     ("diagnostics=full", "baseline=mean"),
+    (QUESTIONS, "env.num_envs=1", "collect.episodes=1", "baseline=zero"),
+    (QUESTIONS, "env.num_envs=2", "collect.episodes=2", "diagnostics.optimizer_step.resamples=2"),
+    (QUESTIONS, "collect=steps", "collect.steps=2", "returns.cut=drop", "diagnostics.scores.window=1"),
+    (QUESTIONS, "estimator.standardise=true", "optimizer=sgd", "optimizer.momentum=0.9", "update.average=steps"),
+    (QUESTIONS, "estimator.control_variate=optimal_layer", "baseline=zero", "diagnostics.fisher.max_rows=1"),
     ("baseline=zero", "estimator.control_variate=optimal_parameter", "diagnostics=full", "collect.episodes=8"),
     ("baseline=value", "estimator.control_variate=optimal_layer", *WITH_CRITIC),
     ("baseline=gls", "baseline.features=polynomial", "baseline.pool=200", "baseline.folds=2", "baseline.ridge=0.1"),

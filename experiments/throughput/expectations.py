@@ -4,7 +4,8 @@
     python experiments/throughput/expectations.py --quick     # whether it works; no result
 
 The contestants take turns, A B C … A B C …, so that a machine whose speed drifts slows all of them alike; a ratio is
-that of one round. What is plain computes the mean gradient alone; pgkit's also holds every sample's, and its error.
+that of one round, of processor time. What is plain computes the mean gradient alone, also beside the gradients of
+single samples: there one batched backward pass is the measure, and so is what writing as many numbers once takes.
 """
 
 from __future__ import annotations
@@ -12,23 +13,40 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter
+from time import process_time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pgkit.core.expectation import scores
 from pgkit.estimate import estimate_gradient
 from pgkit.types import Expectation, Parameters
 
-DIMENSIONS = (1, 10, 100)
-TARGETS = {"per-sample scores": 3.0, "score": 1.3, "pathwise": 1.3}
+TARGETS = {"score": 1.3, "pathwise": 1.3, "per-sample scores": 3.0, "per-sample pathwise": 3.0}
 
 
-def law(theta: Parameters) -> Distribution:
-    """Returns a diagonal Gaussian."""
-    return Independent(Normal(theta["mean"], theta["log_scale"].exp()), 1)
+class Family(NamedTuple):
+    """A family of Gaussian laws, its parameters in D dimensions, and the dimensions to measure."""
+
+    law: Callable[[Parameters], Distribution]
+    parameters: Callable[[int], dict[str, Tensor]]
+    dimensions: tuple[int, ...]
+
+
+FAMILIES = {
+    "diagonal": Family(
+        lambda theta: Independent(Normal(theta["mean"], theta["log_scale"].exp()), 1),
+        lambda size: {"mean": torch.zeros(size), "log_scale": torch.zeros(size)},
+        (1, 10, 100),
+    ),
+    "full rank": Family(
+        lambda theta: MultivariateNormal(theta["mean"], scale_tril=theta["factor"]),
+        lambda size: {"mean": torch.zeros(size), "factor": torch.eye(size) + torch.ones(size, size).tril(-1) / size},
+        (10, 30, 100),
+    ),
+}
 
 
 def cost(samples: Tensor) -> Tensor:
@@ -41,48 +59,55 @@ def leaves(parameters: Parameters) -> dict[str, Tensor]:
     return {name: value.clone().requires_grad_() for name, value in parameters.items()}
 
 
-def plain_backward(parameters: Parameters, samples: Tensor) -> None:
-    """Takes one batched backward pass of the log density."""
-    law(leaves(parameters)).log_prob(samples).sum().backward()
+class Contest(NamedTuple):
+    """What pgkit does, the plain way, and how many numbers `[N, P]` pgkit writes, 0 where it is but the mean."""
+
+    ours: Callable[[], object]
+    plain: Callable[[], object]
+    written: tuple[int, int] = (0, 0)
 
 
-def plain_score(parameters: Parameters, num_samples: int) -> None:
-    """Estimates the gradient by the score function, as one would write it."""
-    at = law(leaves(parameters))
-    samples = at.sample(torch.Size([num_samples]))
-    (cost(samples) * at.log_prob(samples)).mean().backward()
-
-
-def plain_pathwise(parameters: Parameters, num_samples: int) -> None:
-    """Estimates the gradient through the samples, as one would write it."""
-    cost(law(leaves(parameters)).rsample(torch.Size([num_samples]))).mean().backward()
-
-
-def contestants(dimension: int, num_samples: int) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Returns pgkit's and the plain way of everything that is compared."""
-    parameters = {"mean": torch.zeros(dimension), "log_scale": torch.zeros(dimension)}
+def contests(family: Family, dimension: int, num_samples: int) -> dict[str, Contest]:
+    """Returns everything that is compared, by name."""
+    law, parameters = family.law, family.parameters(dimension)
     samples = law(parameters).sample(torch.Size([num_samples]))
     expectation = Expectation(cost=cost, law=law)
+    written = (num_samples, sum(value.numel() for value in parameters.values()))
 
-    def ours(estimator: str) -> Callable[[], object]:
-        return lambda: estimate_gradient(cost, law, parameters, estimator=estimator, num_samples=num_samples)
+    def plain_backward() -> None:
+        law(leaves(parameters)).log_prob(samples).sum().backward()
+
+    def plain_score() -> None:
+        at = law(leaves(parameters))
+        drawn = at.sample(torch.Size([num_samples]))
+        (cost(drawn) * at.log_prob(drawn)).mean().backward()
+
+    def plain_pathwise() -> None:
+        cost(law(leaves(parameters)).rsample(torch.Size([num_samples]))).mean().backward()
+
+    def ours(estimator: str, *, rows: bool = False) -> object:
+        estimate = estimate_gradient(cost, law, parameters, estimator=estimator, num_samples=num_samples)
+        return estimate.per_sample if rows else estimate.mean
 
     return {
-        "per-sample scores": (
-            lambda: scores(expectation, parameters, samples),
-            lambda: plain_backward(parameters, samples),
-        ),
-        "score": (ours("score"), lambda: plain_score(parameters, num_samples)),
-        "pathwise": (ours("pathwise"), lambda: plain_pathwise(parameters, num_samples)),
+        "score": Contest(lambda: ours("score"), plain_score),
+        "pathwise": Contest(lambda: ours("pathwise"), plain_pathwise),
+        "per-sample scores": Contest(lambda: scores(expectation, parameters, samples), plain_backward, written),
+        "per-sample pathwise": Contest(lambda: ours("pathwise", rows=True), plain_pathwise, written),
     }
 
 
 def seconds(function: Callable[[], object], repetitions: int) -> float:
-    """Returns the time of one call, the mean of several."""
-    start = perf_counter()
+    """Returns the processor time of one call, the mean of several."""
+    start = process_time()
     for _ in range(repetitions):
         function()
-    return (perf_counter() - start) / repetitions
+    return (process_time() - start) / repetitions
+
+
+def shown(values: list[float]) -> str:
+    """Returns the median with the least and the greatest."""
+    return f"{median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
 def main() -> None:
@@ -93,18 +118,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, to see whether it works")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rounds, repetitions = (1, 1) if options.quick else (options.rounds, 5)
-    print(f"{options.samples} samples of a diagonal Gaussian, one thread, {rounds} rounds; median [least, most]")
-    for dimension in DIMENSIONS:
-        everyone = contestants(dimension, options.samples)
-        ratios: dict[str, list[float]] = {name: [] for name in everyone}
-        for _ in range(rounds + 1):
-            for name, (ours, plain) in everyone.items():
-                ratios[name].append(seconds(ours, repetitions) / seconds(plain, repetitions))
-        for name, values in ratios.items():
-            kept = values[1:]  # the first round warms up
-            spread = f"{median(kept):.2f} [{min(kept):.2f}, {max(kept):.2f}]"
-            print(f"D={dimension:<4} {name:18} {spread:20} target {TARGETS[name]}")
+    rounds, budget = (1, 0.0) if options.quick else (options.rounds, 0.1)
+    print(f"{options.samples} samples, one thread, {rounds} rounds; median [least, most]\n")
+    print("| law | D | what | / plain | target | writing it / plain |\n|---|---|---|---|---|---|")
+    for name, family in FAMILIES.items():
+        for dimension in family.dimensions:
+            everyone = contests(family, dimension, options.samples)
+            # The first call warms up, and tells how many take a tenth of a second.
+            repetitions = {what: 1 + int(budget / (seconds(each.ours, 2) + 1e-9)) for what, each in everyone.items()}
+            ratios: dict[str, list[float]] = {what: [] for what in everyone}
+            floors: dict[str, list[float]] = {what: [] for what in everyone}
+            for _ in range(rounds):
+                for what, each in everyone.items():
+                    plain = seconds(each.plain, 2 * repetitions[what])
+                    ratios[what].append(seconds(each.ours, repetitions[what]) / plain)
+                    written = each.written
+                    floors[what].append(seconds(lambda shape=written: torch.ones(shape), repetitions[what]) / plain)
+            for what, each in everyone.items():
+                floor = shown(floors[what]) if each.written[1] else ""
+                print(f"| {name} | {dimension} | {what} | {shown(ratios[what])} | {TARGETS[what]} | {floor} |")
 
 
 if __name__ == "__main__":

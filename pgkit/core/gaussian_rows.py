@@ -39,12 +39,22 @@ def score_rows(law: Distribution, samples: Tensor) -> Rows | None:
     }
 
 
-def path_rows(by_loc: Tensor, by_noise: Tensor, noise: Tensor) -> Rows:
-    """Returns what flows through the samples μ + C ε of a Gaussian law into μ and its Cholesky factor C.
+def noise_of(law: Distribution) -> Distribution | None:
+    """Returns the law of the noise ε that torch's own Gaussians μ + σ ε and μ + C ε are made of; None for any other."""
+    base = law.base_dist if isinstance(law, Independent) else law
+    if type(base) is not Normal and not (type(law) is MultivariateNormal and "scale_tril" in arguments(law)):
+        return None
+    return Normal(torch.zeros_like(base.loc), torch.ones_like(base.loc), validate_args=False)
 
-    Shapes: by_loc, what flows into μ, by_noise, what flows into C ε, and noise ε `[N, D]`.
+
+def path_rows(law: Distribution, by_loc: Tensor, by_noise: Tensor, noise: Tensor) -> Rows:
+    """Returns what flows through samples μ + σ ε or μ + C ε into μ and σ, or into μ and the lower triangle of C.
+
+    Shapes: by_loc, what flows into μ, by_noise, what flows into σ ε or C ε, and noise ε, all `[N, *event]`.
     """
-    nothing = noise.new_zeros(noise.shape[1], noise.shape[1])
+    if not isinstance(law, MultivariateNormal):
+        return lambda rows: {"loc": by_loc[rows], "scale": by_noise[rows] * noise[rows]}
+    nothing = torch.zeros_like(law.scale_tril)
     return lambda rows: {
         "loc": by_loc[rows],
         "scale_tril": gaussian.lower_products(by_noise[rows], noise[rows], nothing),

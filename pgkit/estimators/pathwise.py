@@ -6,14 +6,14 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution
 from torch.func import jacfwd
 
 from pgkit.core import expectation as core
 from pgkit.core import pathwise
-from pgkit.core.arguments import arguments, lower_triangular, rebuild, repeated
+from pgkit.core.arguments import arguments, lower_triangular, repeated
 from pgkit.core.chain import in_blocks
-from pgkit.core.gaussian_rows import path_rows
+from pgkit.core.gaussian_rows import noise_of, path_rows
 from pgkit.errors import UsageError
 from pgkit.estimators.base import ExpectationEstimator
 from pgkit.protocols import Baseline
@@ -100,19 +100,15 @@ class Pathwise(ExpectationEstimator):
     ) -> Tensor:
         """Returns the gradients of samples `[N, P]`, or of pairs `[N/2, P]`, by those in each argument of the law.
 
-        The samples are drawn again, each from a law of its own or, where that would take a matrix each, as noise.
+        The samples are drawn again, as noise or each from a law of its own.
         """
         law = expectation.law(parameters)
-        slopes = slopes / 2 if self.antithetic else slopes
         number = len(samples) // 2 if self.antithetic else len(samples)
-        if isinstance(law, MultivariateNormal) and "scale_tril" in arguments(law):
-            standard = {"loc": torch.zeros_like(law.loc), "scale_tril": torch.eye(len(law.loc)).to(law.loc)}
-            noise = self._draw(rebuild(law, standard), generator, number)
-            pathwise.refuse_other_samples(pathwise.gaussian(noise, law.loc, law.scale_tril), samples)
-            signs = samples.new_tensor([1.0, -1.0] if self.antithetic else [1.0])[:, None, None]
-            halves = slopes.view(len(signs), number, -1)
-            rows = path_rows(halves.sum(0), (signs * halves).sum(0), noise[:number])
-            return in_blocks(rows, number, expectation, parameters)
+        slopes = slopes / 2 if self.antithetic else slopes
+        if (noise_law := noise_of(law)) is not None:
+            noise = self._draw(noise_law, generator, number)[:number]
+            plus, minus = (slopes[:number], slopes[number:]) if self.antithetic else (slopes, torch.zeros(()))
+            return in_blocks(path_rows(law, plus + minus, plus - minus, noise), number, expectation, parameters)
         batch, leaves = repeated(law, number)
         moving = self._draw(batch, generator)
         pathwise.refuse_other_samples(moving.detach(), samples)

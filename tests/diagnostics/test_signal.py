@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from pgkit.diagnostics.halves import Halves, gradients_of_halves
 from pgkit.diagnostics.layers import LayerNoise
 from pgkit.diagnostics.noise_scale import NoiseScale
 from pgkit.diagnostics.variance import GradientVariance
+from pgkit.estimators.score_function import ScoreFunction
 from pgkit.protocols import Baseline
 from pgkit.types import Coupling
 from tests.diagnostics.snapshots import drawn, expectation, facts_of, snapshot
@@ -206,3 +208,20 @@ def test_instruments_share_the_pairs_of_leave_one_out(room: int, monkeypatch: py
     assert shared == alone
     pairs = [vectors for vectors in asked[before:] if vectors > 1]
     assert len(pairs) == (2 if room else 6)
+
+
+def test_a_control_variate_is_part_of_the_gradients_that_are_measured() -> None:
+    problem, columns = Enumeration(CHAIN), 12
+    plain = snapshot(problem, drawn(problem, columns, seed=5), Zero(), coupling="cross_fitted")
+    seen = replace(plain, estimator=ScoreFunction(gamma=1.0, control_variate="optimal_parameter"))
+    rows = gradients.gradients_in_use(seen)
+    assert float((rows - gradients.gradients_in_use(plain)).norm()) > 0.1
+    even, odd = rows[::2].mean(dim=0), rows[1::2].mean(dim=0)
+    cosine = float(torch.cosine_similarity(even, odd, dim=0))
+    assert Halves().measure(seen)["halves/cosine"] == pytest.approx(cosine, abs=1e-12)
+    of_mean = float(rows.var(dim=0).sum()) / columns
+    ratio = float(rows.mean(dim=0).square().sum()) / of_mean - 1
+    layers = LayerNoise(facts=facts_of(problem, columns)).measure(seen)
+    assert layers["layers/network.0/snr"] == pytest.approx(ratio, abs=1e-10)
+    found = NoiseScale().measure(seen)["noise_scale/trajectories"]
+    assert found == (pytest.approx(columns / ratio) if ratio > 0 else None)

@@ -10,6 +10,7 @@ from typing import Literal, final
 Kind = Literal["linear", "log", "symlog"]
 """`symlog` is linear between −1 and 1 and grows with the logarithm outside."""
 STEPS = (1, 2, 2.5, 5, 10)
+MOST_TICKS = 8
 
 
 @final
@@ -89,4 +90,7 @@ def _bent_ticks(low: float, high: float, kind: Kind) -> list[float]:
     sizes = [digit * 10.0**power for power in range(smallest, largest + 1) for digit in digits]
     if kind == "symlog":
         sizes = [-size for size in reversed(sizes)] + [0.0, *([0.5] if high < 5 else []), *sizes]
-    return [round(size, 12) for size in sizes if low <= size <= high] or _even(low, high)
+    inside = [round(size, 12) for size in sizes if low <= size <= high]
+    step = -(-len(inside) // MOST_TICKS) or 1
+    first = inside.index(0.0) % step if 0.0 in inside else 0
+    return inside[first::step] or _even(low, high)

@@ -9,10 +9,11 @@ def short(value: float) -> str:
     """Returns three significant digits, thousands parted."""
     if value == 0:
         return "0"
+    value = float(f"{value:.3g}")
     size = math.floor(math.log10(abs(value)))
     if size < -3 or size > 8:
         return f"{value:.1e}".replace("-", "−")
-    return f"{round(value, 2 - size):,.{max(0, 2 - size)}f}".replace("-", "−")
+    return f"{value:,.{max(0, 2 - size)}f}".replace("-", "−")
 
 
 def percent(share: float) -> str:

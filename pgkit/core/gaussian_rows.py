@@ -41,10 +41,10 @@ def score_rows(law: Distribution, samples: Tensor) -> Rows | None:
 
 def noise_of(law: Distribution) -> Distribution | None:
     """Returns the law of the noise ε that torch's own Gaussians μ + σ ε and μ + C ε are made of; None for any other."""
-    base = law.base_dist if isinstance(law, Independent) else law
-    if type(base) is not Normal and not (type(law) is MultivariateNormal and "scale_tril" in arguments(law)):
+    base, given = law.base_dist if isinstance(law, Independent) else law, arguments(law)
+    if type(base) is not Normal and not (type(law) is MultivariateNormal and "scale_tril" in given):
         return None
-    return Normal(torch.zeros_like(base.loc), torch.ones_like(base.loc), validate_args=False)
+    return Normal(torch.zeros_like(given["loc"]), torch.ones_like(given["loc"]), validate_args=False)
 
 
 def path_rows(law: Distribution, by_loc: Tensor, by_noise: Tensor, noise: Tensor) -> Rows:

@@ -38,8 +38,10 @@ def rebuild(law: Distribution, values: Mapping[str, Tensor]) -> Distribution:
 
 def lower_triangular(law: Distribution) -> Distribution:
     """Returns an equal law into whose Cholesky factor, if it was given one, nothing flows above the diagonal."""
-    given = arguments(law)
-    return rebuild(law, given) if "scale_tril" in given else law
+    base = law.base_dist if isinstance(law, Independent) else law
+    if "scale_tril" not in base.arg_constraints or "scale_tril" not in (given := arguments(law)):
+        return law
+    return rebuild(law, given)
 
 
 def repeated(law: Distribution, num_samples: int) -> tuple[Distribution, dict[str, Tensor]]:

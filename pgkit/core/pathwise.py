@@ -190,8 +190,8 @@ def _differentiable(cost: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor
 
 def _told(gradient: Tensor | None, costs: Tensor) -> Tensor:
     """Returns the gradient; raises UsageError where there is none, or one that is 0 while the costs differ."""
-    # One row mostly tells; all are read where it does not.
-    flat = gradient is None or not (gradient[:1].any() or gradient.any())
+    # One number mostly tells; all are read where it does not.
+    flat = gradient is None or (gradient.reshape(-1)[0].item() == 0 and not gradient.any())
     if gradient is None or (flat and costs.detach().min() < costs.detach().max()):
         raise UsageError(NO_GRADIENT)
     return gradient

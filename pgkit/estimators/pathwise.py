@@ -107,8 +107,9 @@ class Pathwise(ExpectationEstimator):
         slopes = slopes / 2 if self.antithetic else slopes
         if (noise_law := noise_of(law)) is not None:
             noise = self._draw(noise_law, generator, number)[:number]
-            plus, minus = (slopes[:number], slopes[number:]) if self.antithetic else (slopes, torch.zeros(()))
-            return in_blocks(path_rows(law, plus + minus, plus - minus, noise), number, expectation, parameters)
+            one, other = slopes[:number], slopes[number:]
+            flows = (one + other, one - other) if self.antithetic else (one, one)
+            return in_blocks(path_rows(law, *flows, noise), number, expectation, parameters)
         batch, leaves = repeated(law, number)
         moving = self._draw(batch, generator)
         pathwise.refuse_other_samples(moving.detach(), samples)

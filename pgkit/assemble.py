@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -16,6 +17,7 @@ from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
 from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, Update, Weights
 from pgkit.rl.collect import Collector
+from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
 from pgkit.run.seeds import Streams, draw_seed
 from pgkit.snapshot import Diagnostic, Facts
@@ -81,6 +83,8 @@ def assemble(config: DictConfig) -> Parts:
     optimizer = build(
         config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
     )
+    continuations = Continuations(lanes, np.random.default_rng(draw_seed(streams.diagnostics)))
+    offers = {"facts": facts, "policy": policy, "continue_from": continuations}
     parts = Parts(
         streams=streams,
         lanes=lanes,
@@ -93,7 +97,7 @@ def assemble(config: DictConfig) -> Parts:
         estimator=estimator,
         update=build(config["update"], expects=Update, trusted=trusted, optimizer=optimizer),
         diagnostics={
-            name: build(node, expects=Diagnostic, trusted=trusted, offers={"facts": facts, "policy": policy})
+            name: build(node, expects=Diagnostic, trusted=trusted, offers=offers)
             for name, node in config.diagnostics.items()
             if name != "every"
         },

@@ -21,7 +21,7 @@ DOCUMENTS = (
     "experiments/README.md",
 )
 AREAS = (
-    "return|episode|gradient|policy|baseline|critic|update|time|steps|truth"
+    "return|episode|gradient|policy|baseline|critic|update|time|steps|truth|step_decomposition|trajectory_decomposition"
     "|halves|noise_scale|scores|optimizer_step|fisher"
 )
 TAG = re.compile(rf"(?:{AREAS})/[a-z_0-9]+")

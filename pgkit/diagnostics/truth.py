@@ -10,6 +10,7 @@ from torch import Tensor
 from pgkit.core.linear_quadratic import LinearQuadratic
 from pgkit.core.processes import Process
 from pgkit.core.truth import exact_gradient
+from pgkit.diagnostics.features import unit_of_rewards
 from pgkit.diagnostics.gradients import Unanswered, chunks_in_use
 from pgkit.errors import UsageError
 from pgkit.options import Count, Fraction
@@ -52,7 +53,7 @@ class Truth:
 
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns the norm of the exact gradient, the batch's cosine with it, and the bias of the estimate so far."""
-        unit = _unit_of_rewards(snapshot)
+        unit = unit_of_rewards(snapshot)
         if unit is None:
             return self._unanswered(self.tags, "the return does not only scale the rewards")
         exact = unit * self._exact(snapshot.before)
@@ -82,14 +83,3 @@ def _mean_gradient(snapshot: Snapshot) -> Tensor:
     for _, gradients in chunks_in_use(snapshot, snapshot.coefficients.shape[1]):
         total, count = total + gradients.double().sum(dim=0), count + len(gradients)
     return total / count
-
-
-def _unit_of_rewards(snapshot: Snapshot) -> float | None:
-    """Returns by what the return multiplies every reward, None where it does anything else with them."""
-    raw, seen = snapshot.trajectories.rewards.double(), snapshot.factors.rewards
-    assert seen is not None
-    mask = snapshot.trajectories.mask
-    raw, seen = raw[mask], seen.double()[mask]
-    length = float(raw @ raw)
-    unit = float(raw @ seen) / length if length > 0 else 1.0
-    return unit if torch.allclose(seen, unit * raw, rtol=1e-4, atol=1e-6) else None

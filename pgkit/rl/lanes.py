@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, final
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
@@ -71,6 +72,15 @@ class Lanes:
         self._seeds: list[int] = []
         self._rows = 0
         self._in_flight = False
+
+    @property
+    def has_single(self) -> bool:
+        """Whether one environment can be made alone."""
+        return self._spec.entry_point is not None
+
+    def single(self) -> gymnasium.Env[Any, Any]:
+        """Returns one environment like those of the lanes, new and apart from them."""
+        return make_environment(self._spec, self._kwargs)
 
     def probe(self) -> None:
         """Returns nothing; steps a throw-away copy of the environment a few times and looks at what it gives.

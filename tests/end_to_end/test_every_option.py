@@ -29,9 +29,11 @@ COMPANIONS = {
     "baseline=gls": WITH_CRITIC,
     "baseline=value": WITH_CRITIC,
     "collect=steps": ("returns.cut=zero", "collect.steps=4"),
+    "critic=action_value": ("critic.steps=2",),
     "critic=value": ("critic.steps=2",),
     "diagnostics=decomposition": WITH_CRITIC,
     "diagnostics=truth": ("env=Gamble",),
+    "estimator=all_action": ("critic=action_value", "critic.steps=2", "diagnostics=full"),
     "returns=lambda_return": WITH_CRITIC,
     "returns=n_step": WITH_CRITIC,
 }

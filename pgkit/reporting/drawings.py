@@ -51,7 +51,9 @@ def signal(run: Run, runs: Sequence[Run]) -> list[Element]:
 
 def estimators(run: Run, runs: Sequence[Run]) -> list[Element]:
     """Returns the last pooled ratio of every estimator in its interval, and their courses."""
-    rows, names = _ratios(run), names_in(run.latest, "panel", "variance_ratio")
+    rows = _ratios(run)
+    # An estimator has one colour in all runs, whatever else they measured.
+    names = list(dict.fromkeys(name for each in runs for name in names_in(each.latest, "panel", "variance_ratio")))
     label = "variance over that of the estimator in use"
     return [
         rows_figure(
@@ -204,8 +206,9 @@ def _ratios(run: Run) -> list[Row]:
 
 
 def _panel_courses(run: Run, names: Sequence[str]) -> list[Course]:
-    tags = {name: f"panel/{name}/variance_ratio" for name in names if name != "current"}
-    plain = [(name, tag) for name, tag in tags.items() if tag in run.series]
+    others = [name for name in names if name != "current"]
     return [
-        Course(name=name, tag=tag, run=run, colour=colour, banded=False) for colour, (name, tag) in enumerate(plain)
+        Course(name=name, tag=f"panel/{name}/variance_ratio", run=run, colour=index, banded=False)
+        for index, name in enumerate(others)
+        if f"panel/{name}/variance_ratio" in run.series
     ]

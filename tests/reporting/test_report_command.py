@@ -61,14 +61,15 @@ def test_a_path_that_cannot_be_used_is_one_line(folder: Path, arguments: list[st
     assert not list(folder.glob(".*")) and not (folder / "report.html").exists()
 
 
-def test_an_old_report_survives_a_disk_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["write_text", "replace"])
+def test_an_old_report_survives_a_disk_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     report([folder / "runs"], folder / "page.html")
     before = (folder / "page.html").read_text()
 
     def full(*_: object, **__: object) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, step, full)
     with pytest.raises(UsageError, match="No space left on device"):
         report([folder / "runs"], folder / "page.html")
     assert (folder / "page.html").read_text() == before and sorted(os.listdir(folder)) == ["page.html", "runs"]

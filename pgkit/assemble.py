@@ -15,7 +15,7 @@ from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
-from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, Update, Weights
+from pgkit.protocols import ActionCritic, Baseline, Critic, Estimator, Policy, Returns, Update, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
@@ -64,7 +64,10 @@ def assemble(config: DictConfig) -> Parts:
     with forked_torch_generator(draw_seed(streams.parameters)):
         policy = build(config["policy"], expects=Policy, trusted=trusted, action_space=lanes.action_space, **spaces)
         minibatches = torch.Generator().manual_seed(draw_seed(streams.minibatches))
-        critic = build(config["critic"], expects=Critic, trusted=trusted, generator=minibatches, **spaces)
+        offered = {"action_space": lanes.action_space, "policy": policy}
+        critic = build(
+            config["critic"], expects=Critic, trusted=trusted, offers=offered, generator=minibatches, **spaces
+        )
     returns = build(config["returns"], expects=Returns, trusted=trusted)
     estimator = build(config["estimator"], expects=Estimator, trusted=trusted)
     facts = Facts(
@@ -80,11 +83,11 @@ def assemble(config: DictConfig) -> Parts:
     with forked_torch_generator(draw_seed(streams.parameters)):
         known = {"facts": facts, **spaces}
         baseline = build(config["baseline"], expects=Baseline, trusted=trusted, offers=known)
+    continuations = Continuations(lanes, np.random.default_rng(draw_seed(streams.diagnostics)))
+    offers = {"facts": facts, "policy": policy, "continue_from": continuations}
     optimizer = build(
         config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
     )
-    continuations = Continuations(lanes, np.random.default_rng(draw_seed(streams.diagnostics)))
-    offers = {"facts": facts, "policy": policy, "continue_from": continuations}
     parts = Parts(
         streams=streams,
         lanes=lanes,
@@ -127,6 +130,8 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
             f"baseline: {_name(parts.baseline)} with {columns} columns a batch, "
             f"expected at least {parts.baseline.least_columns} (collect.episodes or env.num_envs)"
         )
+    if getattr(parts.estimator, "needs_action_values", False) and not isinstance(parts.critic, ActionCritic):
+        raise UsageError(f"critic: {_name(parts.critic)}, expected critic=action_value for estimator=all_action")
     refuse_coupled_control(parts.estimator, parts.baseline)
     if parts.estimator.controlled and columns < 2:
         raise UsageError("estimator.control_variate: with 1 column a batch, expected 2 at least (collect.episodes)")

@@ -87,6 +87,17 @@ class Critic(Protocol):
 
 
 @runtime_checkable
+class ActionCritic(Critic, Protocol):
+    """A critic that values every action of finitely many."""
+
+    def action_values(self, obs: Observations) -> Tensor:
+        """Returns Q(s, a) of every action, `[..., A]`, detached."""
+
+    def probabilities(self, obs: Observations) -> Tensor:
+        """Returns π(a|s) of every action, `[..., A]`, detached, under the policy as it is."""
+
+
+@runtime_checkable
 class Returns(Protocol):
     """Credits rewards to the actions that could have caused them."""
 

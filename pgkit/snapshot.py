@@ -16,6 +16,7 @@ from pgkit.types import Coupling, Factors, Metrics, Observations, Trajectories
 class Snapshot:
     """Everything an instrument may look at after an update; frozen, and thrown away afterwards.
 
+    `coefficients` multiply the rows' gradients in `surrogate`: the scores, unless the estimator sums over all actions.
     `before` is the policy that the gradient was taken at, `policy` the one that the update left, `scores` those at
     `before`; `coefficients` are factors.scale times (signal − baseline), standardised or not. `preview` maps a mean
     gradient over columns `[P]` to the change of the parameters `[P]` that the update would have made of it; None
@@ -34,6 +35,12 @@ class Snapshot:
     scores: Scores
     preview: Callable[[Tensor], Tensor] | None = None
     kept: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    all_actions: Scores | None = None
+
+    @property
+    def surrogate(self) -> Scores:
+        """What the coefficients multiply: the scores, or the rows of an estimator that sums over all actions."""
+        return self.scores if self.all_actions is None else self.all_actions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,8 @@ class Factors:
     episode, None where a batch does not hold whole episodes. What follows is None where nobody can give it: `scale`
     multiplies (signal − baseline), 0 outside the mask; `scores` are those of the sampling law, unscaled and lazy;
     `rewards` are in the unit of the signal; `contexts` is what each factor was conditioned on and `samples` what was
-    drawn, in RL observations and actions.
+    drawn, in RL observations and actions. `action_values` and `action_probabilities` are those of every action that
+    might have been drawn, `[F, N, A]`.
     """
 
     signal: Tensor
@@ -187,6 +188,8 @@ class Factors:
     rewards: Tensor | None = None
     contexts: Observations | None = None
     samples: Tensor | None = None
+    action_values: Tensor | None = None
+    action_probabilities: Tensor | None = None
 
     def __post_init__(self) -> None:
         expect("F N .", signal=self.signal, log_weight=self.log_weight, mask=self.mask)

@@ -172,6 +172,10 @@ def columns_of(factors: Factors, columns: Tensor) -> Factors:
         rewards=None if factors.rewards is None else factors.rewards[:, columns],
         contexts=None if factors.contexts is None else map_observations(lambda x: x[:, columns], factors.contexts),
         samples=None if factors.samples is None else factors.samples[:, columns],
+        action_values=None if factors.action_values is None else factors.action_values[:, columns],
+        action_probabilities=(
+            None if factors.action_probabilities is None else factors.action_probabilities[:, columns]
+        ),
     )
 
 

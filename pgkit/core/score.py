@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pgkit.types import expect
+from pgkit.types import Factors, expect
 
 
 def scale(log_weight: Tensor, mask: Tensor) -> Tensor:
@@ -22,6 +22,19 @@ def scale(log_weight: Tensor, mask: Tensor) -> Tensor:
     """
     expect("F N .", log_weight=log_weight, mask=mask)
     return torch.where(mask, log_weight, -torch.inf).exp()
+
+
+def discounted_scale(factors: Factors, gamma: float) -> Tensor:
+    """Returns γ^t exp(log_weight) at step t of an episode, `[F, N]`, exactly 0 where the mask is False.
+
+    Shapes: factors hold whole episodes.
+    Raises: ValueError where the time of a factor is not known.
+    Source: Thomas 2014 (ICML).
+    """
+    if factors.time is None:
+        raise ValueError("time: None, expected the step of every factor inside its episode")
+    weight = scale(factors.log_weight, factors.mask)
+    return weight * state_discount(factors.time, gamma).to(weight.dtype)
 
 
 def coefficients(signal: Tensor, baseline: Tensor, scale: Tensor) -> Tensor:

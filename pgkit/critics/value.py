@@ -1,7 +1,8 @@
-"""A state-value critic."""
+"""Critics that are fitted to the targets of each batch, and the one of states."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
@@ -18,7 +19,7 @@ from pgkit.types import Metrics, Observations, Trajectories
 
 @final
 class ValueNetwork(nn.Module):
-    """V(s) in the running unit of its targets, so that one learning rate serves rewards of any size.
+    """One or several values of s in the running unit of their targets, so that one learning rate serves any rewards.
 
     When the unit moves, the last layer is rescaled so that no prediction does.
     Source: van Hasselt et al. 2016, arXiv:1602.07714 (PopArt).
@@ -36,8 +37,9 @@ class ValueNetwork(nn.Module):
         self.register_buffer("squares", torch.zeros(1, dtype=torch.float64))
 
     def forward(self, obs: Observations) -> Tensor:
-        """Returns V(s) `[...]` in the units of the targets."""
-        return self.network(self.encoder(obs)).squeeze(-1) * self.spread + float(self.mean)
+        """Returns the values `[..., K]` in the units of the targets."""
+        result: Tensor = self.network(self.encoder(obs)) * self.spread + float(self.mean)
+        return result
 
     @property
     def spread(self) -> float:
@@ -63,38 +65,36 @@ class ValueNetwork(nn.Module):
         return (targets - float(self.mean)) / self.spread
 
 
-@final
-class ValueCritic:
-    """Fits a state-value network to the returns of each batch by minibatch least squares, after they were read."""
+class FittedCritic(ABC):
+    """Fits a network of K values a state to the targets of each batch by minibatch least squares, after being read."""
 
     tags = ("critic/loss",)
 
     def __init__(
         self,
         *,
+        outputs: int,
         observation_space: spaces.Space[Any],
         generator: torch.Generator,
-        hidden_sizes: list[Count] = [64, 64],  # noqa: B006 read only
-        activation: Literal["tanh", "relu", "silu"] = "tanh",
-        normalise_observations: bool = False,
-        learning_rate: Positive = 1e-3,
-        steps: Count = 40,
-        minibatch_size: Count = 256,
+        hidden_sizes: list[Count],
+        activation: Literal["tanh", "relu", "silu"],
+        normalise_observations: bool,
+        learning_rate: Positive,
+        steps: Count,
+        minibatch_size: Count,
     ) -> None:
         encoder = Encoder(observation_space, normalise=normalise_observations, images="scale")
         layers = multilayer_perceptron(
-            encoder.features, hidden_sizes, 1, activation=activation, init="orthogonal", output_gain=1.0
+            encoder.features, hidden_sizes, outputs, activation=activation, init="orthogonal", output_gain=1.0
         )
         self.network = ValueNetwork(encoder, layers)
         self.optimizer = torch.optim.Adam(layers.parameters(), lr=learning_rate, fused=True)
         self.generator = generator
         self.steps, self.minibatch_size = steps, minibatch_size
 
-    def values(self, obs: Observations) -> Tensor:
-        """Returns V(s) `[T+1, N]`, detached."""
-        with torch.no_grad():
-            result: Tensor = self.network(obs)
-        return result
+    @abstractmethod
+    def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Returns, of outputs `[M, K]`, those `[M]` that the targets of these actions are for."""
 
     def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
         """Takes `steps` gradient steps towards the targets; reports their mean loss in squared target units.
@@ -110,7 +110,8 @@ class ValueCritic:
         total = torch.zeros(())
         for _ in range(self.steps):
             index = torch.randint(len(goal), (min(self.minibatch_size, len(goal)),), generator=self.generator)
-            loss = (self.network.network(features[index]).squeeze(-1) - goal[index]).square().mean()
+            predicted = self.chosen(self.network.network(features[index]), rows.actions[index])
+            loss = (predicted - goal[index]).square().mean()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -131,3 +132,36 @@ class ValueCritic:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
+
+
+@final
+class ValueCritic(FittedCritic):
+    """Fits V(s) to the returns of each batch."""
+
+    def __init__(
+        self,
+        *,
+        observation_space: spaces.Space[Any],
+        generator: torch.Generator,
+        hidden_sizes: list[Count] = [64, 64],  # noqa: B006 read only
+        activation: Literal["tanh", "relu", "silu"] = "tanh",
+        normalise_observations: bool = False,
+        learning_rate: Positive = 1e-3,
+        steps: Count = 40,
+        minibatch_size: Count = 256,
+    ) -> None:
+        super().__init__(
+            outputs=1, observation_space=observation_space, generator=generator, hidden_sizes=hidden_sizes,
+            activation=activation, normalise_observations=normalise_observations, learning_rate=learning_rate,
+            steps=steps, minibatch_size=minibatch_size,
+        )  # fmt: skip
+
+    def values(self, obs: Observations) -> Tensor:
+        """Returns V(s) `[T+1, N]`, detached."""
+        with torch.no_grad():
+            result: Tensor = self.network(obs).squeeze(-1)
+        return result
+
+    def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Returns the one output, whatever the action."""
+        return outputs.squeeze(-1)

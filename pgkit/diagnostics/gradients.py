@@ -44,7 +44,7 @@ def gradients_in_use(snapshot: Snapshot, num_columns: int | None = None) -> Tens
     """
     coefficients = snapshot.coefficients[:, :num_columns]
     if not snapshot.estimator.controlled:
-        return snapshot.scores.per_sample(coefficients)
+        return snapshot.surrogate.per_sample(coefficients)
     assert snapshot.factors.scale is not None
     stacked = torch.stack([coefficients, snapshot.factors.scale[:, :num_columns]])
     gradients, scores = snapshot.scores.stacked(stacked)
@@ -60,7 +60,7 @@ def chunks_in_use(snapshot: Snapshot, num_columns: int) -> Iterator[tuple[slice,
         measured = min(num_columns, affordable(snapshot, num_vectors=2))
         yield slice(0, measured), gradients_in_use(snapshot, measured)
     else:
-        for columns, chunk in snapshot.scores.gradients(snapshot.coefficients[None, :, :num_columns]):
+        for columns, chunk in snapshot.surrogate.gradients(snapshot.coefficients[None, :, :num_columns]):
             yield columns, chunk[0]
 
 

@@ -51,12 +51,9 @@ class ScoreFunction:
 
     def scale(self, factors: Factors) -> Tensor:
         """Returns what multiplies the advantage at every factor: weight, and γ^t where states are discounted."""
-        scale = score.scale(factors.log_weight, factors.mask)
-        if not self.discount_states:
-            return scale
-        if factors.time is None:
-            raise ValueError("time: None, expected the step of every factor inside its episode")
-        return scale * score.state_discount(factors.time, self.gamma).to(scale.dtype)
+        if self.discount_states:
+            return score.discounted_scale(factors, self.gamma)
+        return score.scale(factors.log_weight, factors.mask)
 
     def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
         """Returns the gradients less what the other samples' scores predict of them, `[N, P]`.

@@ -78,7 +78,11 @@ class Categorical(Law):
         return actions + self.start if self.start else actions
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        return torch.log_softmax(parameters, dim=-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        return self.log_probabilities(parameters).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def log_probabilities(self, parameters: Tensor) -> Tensor:
+        """Returns the log-probability of every action, `[..., A]`."""
+        return torch.log_softmax(parameters, dim=-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         log_prob = torch.log_softmax(parameters, dim=-1)

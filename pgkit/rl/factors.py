@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pgkit.core.recursions import episode_time
 from pgkit.core.scores import Scores
-from pgkit.protocols import Critic, Estimator, Policy, Returns, Weights
+from pgkit.protocols import ActionCritic, Critic, Estimator, Policy, Returns, Weights
 from pgkit.types import Factors, Trajectories, map_observations
 
 
@@ -24,6 +24,20 @@ class LogProbability(nn.Module):
     def forward(self, obs: Any, actions: Tensor) -> Tensor:
         """Returns log π(a|s) `[...]`."""
         result: Tensor = self.policy.log_prob(obs, actions)
+        return result
+
+
+@final
+class AllActions(nn.Module):
+    """Σ_a c_a log π(a|s) as a module of observations and coefficients, so that a gradient can be taken of every row."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, obs: Any, coefficients: Tensor) -> Tensor:
+        """Returns the sum over actions `[...]`."""
+        result: Tensor = (coefficients * self.policy.law.log_probabilities(self.policy(obs))).sum(dim=-1)
         return result
 
 
@@ -42,6 +56,11 @@ def factors_of(
     Shapes: `[T, N]`, one factor a step.
     """
     values = critic.values(trajectories.obs)
+    contexts = map_observations(lambda x: x[:-1], trajectories.obs)
+    every_action: dict[str, Tensor] = {}
+    if isinstance(critic, ActionCritic):
+        every_action["action_values"] = critic.action_values(contexts)
+        every_action["action_probabilities"] = critic.probabilities(contexts)
     log_weight = weights.log_weight(policy, trajectories)
     signal, mask = returns.signal(trajectories, values, log_weight)
     factors = Factors(
@@ -52,8 +71,9 @@ def factors_of(
         time=episode_time(trajectories.starts) if trajectories.whole_episodes else None,
         scores=scores_of(LogProbability(policy), trajectories, mask),
         rewards=returns.rewards(trajectories),
-        contexts=map_observations(lambda x: x[:-1], trajectories.obs),
+        contexts=contexts,
         samples=trajectories.actions,
+        **every_action,
     )
     return replace(factors, scale=estimator.scale(factors))
 

@@ -9,8 +9,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from pgkit.core.scores import Scores
 from pgkit.protocols import Estimator, Update
-from pgkit.rl.factors import LogProbability, scores_of
+from pgkit.rl.factors import AllActions, LogProbability, scores_of
 from pgkit.snapshot import Diagnostic, Previewing, Snapshot
 from pgkit.types import Coupling, Factors, Metrics, Trajectories
 
@@ -35,7 +36,7 @@ class Instruments:
         self._diagnostics = dict(diagnostics)
         self._estimator = estimator
         self._before = copy.deepcopy(policy)
-        self._log_probability = LogProbability(self._before)
+        self._log_probability, self._all_actions = LogProbability(self._before), AllActions(self._before)
         self._coupling = coupling
         self._update = update
         self._preview: Callable[[Tensor], Tensor] | None = None
@@ -61,6 +62,11 @@ class Instruments:
         """Returns what the due instruments say about the update that was made since `before`."""
         if not self._due:
             return {}
+        scores = scores_of(self._log_probability, trajectories, factors.mask)
+        all_actions: Scores | None = None
+        if coefficients.ndim > 2:  # one for every action: they go into the rows, each of which then counts once
+            all_actions = Scores(self._all_actions, (factors.contexts, coefficients), factors.mask)
+            coefficients = factors.mask.to(coefficients.dtype)
         snapshot = Snapshot(
             trajectories=trajectories,
             factors=factors,
@@ -70,7 +76,8 @@ class Instruments:
             coupling=self._coupling,
             before=self._before,
             policy=policy,
-            scores=scores_of(self._log_probability, trajectories, factors.mask),
+            scores=scores,
+            all_actions=all_actions,
             preview=self._preview_of_columns(factors),
         )
         metrics: Metrics = {}

@@ -44,6 +44,7 @@ def snapshot(
     estimator = ScoreFunction(gamma=gamma, discount_states=gamma < 1)
     factors = columns_of(problem.factors(RewardToGo(gamma=gamma), estimator=estimator), columns)
     reference = baseline.value(factors)
+    scores = Scores(LogProbability(problem.policy), (batch.obs[:-1], batch.actions), batch.mask)
     return Snapshot(
         trajectories=batch,
         factors=factors,
@@ -53,7 +54,7 @@ def snapshot(
         coupling=coupling or baseline.coupling,
         before=problem.policy,
         policy=problem.policy,
-        scores=Scores(LogProbability(problem.policy), (batch.obs[:-1], batch.actions), batch.mask),
+        scores=scores,
     )
 
 

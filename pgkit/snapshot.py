@@ -34,7 +34,7 @@ class Snapshot:
     policy: Policy
     scores: Scores
     preview: Callable[[Tensor], Tensor] | None = None
-    kept: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     all_actions: Scores | None = None
 
     @property

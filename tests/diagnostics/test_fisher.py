@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.baselines.constant import Zero
@@ -62,6 +62,27 @@ def test_everything_agrees_with_the_matrix_in_full(num_columns: int) -> None:
     best = krylov @ torch.linalg.solve(krylov.T @ damped @ krylov, krylov.T @ gradient)
     residual = float((damped @ best - gradient).norm() / gradient.norm())
     assert found["fisher/cg_residual"] == pytest.approx(residual, abs=1e-8)
+
+
+class Linear(nn.Module):
+    """Something whose scores are its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1, bias=False)
+
+    def forward(self, features: Tensor, actions: Tensor) -> Tensor:
+        result: Tensor = self.layer(features).squeeze(-1)
+        return result
+
+
+def test_with_more_steps_than_parameters_the_matrix_itself_is_conditioned() -> None:
+    problem = Enumeration(BANDIT)
+    seen = snapshot(problem, drawn(problem, 20, seed=0), Zero())
+    features = torch.randn(1, 20, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0])
+    scores = Scores(Linear(), (features, seen.trajectories.actions), seen.factors.mask)
+    found = FisherGeometry(damping=1e-9).measure(replace(seen, scores=scores))["fisher/condition_number"]
+    assert found == pytest.approx(float(torch.linalg.cond(features[0].T @ features[0])), rel=1e-5)
 
 
 def test_the_exact_matrix_is_the_sum_over_actions() -> None:

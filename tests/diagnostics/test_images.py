@@ -95,7 +95,9 @@ def test_its_gradients_are_those_of_single_backward_passes(
     _, keeping = trained(tmp_path, "total_steps=40", "diagnostics=[variance]", "baseline=zero")
     seen = keeping.snapshot
     monkeypatch.setattr(scores_module, "CHUNK", chunk)
-    fresh = replace(seen, scores=Scores(seen.scores.module, seen.scores.inputs, seen.factors.mask))  # type: ignore[attr-defined]  # of the concrete class
+    assert isinstance(seen.scores, Scores)
+    scores = Scores(seen.scores.module, seen.scores.inputs, seen.factors.mask)
+    fresh = replace(seen, scores=scores)
     expected = one_at_a_time(seen)
     torch.testing.assert_close(gradients_in_use(fresh), expected, rtol=1e-4, atol=1e-5)
     variance = GradientVariance().measure(fresh)["gradient/per_sample_variance"]

@@ -59,6 +59,19 @@ def test_agreement_is_the_share_of_equal_signs_among_parameters_that_moved(max_c
     assert found["halves/cosine"] == pytest.approx(float(torch.cosine_similarity(first, second, dim=0)), abs=1e-12)
 
 
+def test_parameters_that_nothing_moved_agree_on_nothing() -> None:
+    problem = Enumeration(CHAIN)
+    for seed in range(50):
+        seen = snapshot(problem, drawn(problem, 2, seed=seed), Zero())
+        first, second = seen.scores.per_sample(seen.coefficients)
+        moved = (first != 0) & (second != 0)
+        if moved.any() and not moved.all():
+            break
+    assert moved.any() and not moved.all()
+    expected = float((first.sign() == second.sign())[moved].double().mean())
+    assert Halves().measure(seen)["halves/sign_agreement"] == expected
+
+
 @pytest.mark.parametrize("baseline", [Zero(), LeaveOneOut()])
 def test_layers_add_up_to_the_whole(baseline: Baseline) -> None:
     # The toy policy has one layer; cut in two, signal and variance are those of its parts.

@@ -17,8 +17,10 @@ from pgkit.reporting.words import interval, listed, percent, short
 Known = Mapping[str, float | None]
 ANOTHER_VECTOR = re.compile(r"(gae_(?!1(\.0*)?(_|$))|n_step_|total|mean$|.*_mean$)")
 """Names of estimators whose expectation is not that of reward-to-go less a baseline: a variance ratio hides it."""
-ALARMING_SCORE = 8.0
-"""Standard errors of the mean score that the largest of some thousand parameters does not reach by chance."""
+ALARMING_SCORE = 6.5
+"""Standard errors of the mean score that the largest of a million parameters reaches less than once in 10,000 looks."""
+WASTED = 3.0
+"""Batches of that many noise scales have a gradient that hardly gets better with more samples."""
 
 
 @final
@@ -115,21 +117,25 @@ def noise_scale(metrics: Known) -> Advice | None:
             name.startswith("noise_scale/") for name in metrics
         ) else None  # fmt: skip
     scale, low, high = _interval(metrics, tag)
-    said = f"the noise scale, {interval(scale, low, high)} trajectories"
-    if fraction is None or low is None or high is None:
+    ends = f"{short(scale)}, at least {short(low)}," if low is not None and high is None else interval(scale, low, high)
+    said = f"the noise scale, {ends} trajectories"
+    if fraction is None or low is None:
         return Advice(f"No interval yet around {said}; do not choose a batch by it.")
     batch = f"The batch, about {fraction * scale:,.0f} trajectories,"
-    if fraction * scale > high:
-        return Advice(
-            f"{batch} is above the interval of {said}: beyond it samples are likely wasted, and a smaller batch may "
-            "do as well with fewer.", 1
-        )  # fmt: skip
     if fraction * scale < low:
         return Advice(
             f"{batch} is below the interval of {said}: noise dominates each gradient and a larger batch would waste "
             "few samples, though which batch is best it does not say."
         )
-    return Advice(f"{batch} lies within the interval of {said}: leave it, as which batch is best it does not say.")
+    if high is None:
+        return Advice(f"Unresolved: {said}, has no upper end, as the signal is not told from 0; pool more batches.")
+    if fraction * scale > high and fraction >= WASTED:
+        return Advice(
+            f"{batch} is far above the interval of {said}: samples are likely wasted, and a smaller batch may do as "
+            "well with fewer.", 1
+        )  # fmt: skip
+    where = "is above" if fraction * scale > high else "lies within"
+    return Advice(f"{batch} {where} the interval of {said}: leave it, as which batch is best it does not say.")
 
 
 def critic_lag(metrics: Known) -> Advice | None:

@@ -34,8 +34,11 @@ def signal(run: Run, runs: Sequence[Run]) -> list[Element]:
     """Returns the pooled ratio in its interval where there is one, else the ratios of single batches."""
     tag = next(tag for tag in ("panel/current/snr", "gradient/snr") if tag in run.series)
     pooled = tag.startswith("panel/")
+    bounded = f"{tag}_low" in run.series
     caption = (
         "Pooled over the last measurements, in its interval; shaded: unresolved, as the interval reaches 0 or below."
+        if bounded
+        else "Pooled over the last measurements; no interval yet, as too few trajectories are pooled."
         if pooled
         else "One mark a measured batch, without an interval: read its level, never one point."
     )
@@ -102,7 +105,12 @@ def decomposition(run: Run, runs: Sequence[Run]) -> list[Element]:
             values = [max(0.0, each[step]) for each in known]
             total = sum(values) or 1.0
             tags = [f"{area}/{part}" for part in parts]
-            stacks.append((tick_label(step), [(tag, value / total) for tag, value in zip(tags, values, strict=True)]))
+            stacks.append(
+                (
+                    tick_label(float(f"{step:.3g}")),
+                    [(tag, value / total) for tag, value in zip(tags, values, strict=True)],
+                )
+            )
         unit = "one step's term" if area.startswith("step") else "a trajectory's gradient"
         caption = f"Shares of the variance of {unit}; parts estimated below 0 are drawn as nothing."
         axis = "samples" if run.axis == "samples" else "environment steps"
@@ -145,14 +153,14 @@ def dial(run: Run, runs: Sequence[Run]) -> list[Element]:
 
 
 def layers(run: Run, runs: Sequence[Run]) -> list[Element]:
-    """Returns the ratio of every layer, typical of the last measurements."""
+    """Returns the last pooled ratio of every layer."""
 
     def rows(of: Run) -> list[Row]:
-        typical = of.typical
-        tags = {name: f"layers/{name}/snr" for name in names_in(typical, "layers", "snr")}
-        return [Row(name=name, tag=tag, point=typical[tag] or 0.0, low=None) for name, tag in tags.items()]
+        latest = of.latest
+        tags = {name: f"layers/{name}/snr" for name in names_in(latest, "layers", "snr")}
+        return [Row(name=name, tag=tag, point=latest[tag] or 0.0) for name, tag in tags.items()]
 
-    caption = "Median of the last measurements of every layer; at 0 or below: unresolved."
+    caption = "Every layer, pooled over the last measurements, without an interval; at 0 or below: unresolved."
     beside = [row for each in runs for row in rows(each)]
     own = rows(run)
     return [rows_figure(own, label="signal-to-noise ratio", caption=caption, level=0.0, beside=beside, kind="symlog")]

@@ -35,7 +35,7 @@ def decomposition(metrics: Known) -> Advice | None:
             continue
         unit = "one step's term" if area.startswith("step") else "a trajectory's gradient"
         said = listed([f"{percent(value / total)} from {word}" for word, value in known])
-        unresolved = " (a part below 0 is not resolved)" if any(value < 0 for _, value in known) else ""
+        unresolved = " (a part below 0 is not resolved)" if any(value < -0.005 * total for _, value in known) else ""
         if removable is None:
             return Advice(
                 f"The variance of {unit} comes to {said}{unresolved}; whether a baseline can remove it is open."

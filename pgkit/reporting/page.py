@@ -82,7 +82,7 @@ def _column(panel: Panel, run: Run, runs: Sequence[Run], having: Sequence[Run]) 
     parts.append(element("p", {"class": "advice"}, [f"{said} ", link]))
     last = max(run.series[tag].steps[-1] for tag in panel.tags(run))
     if last < 0.8 * run.last_step:
-        text = f"Last measured at {last:,.0f} of {run.last_step:,.0f} steps; later batches could not answer."
+        text = f"Last measured at {last:,.0f} of {run.last_step:,.0f} steps."
         parts.append(element("p", {"class": "soft"}, [text]))
     if not panel.together or len(runs) == 1:
         parts.append(element("div", {"class": "figures"}, panel.draw(run, having)))

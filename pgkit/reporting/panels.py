@@ -101,7 +101,7 @@ PANELS = (
     ),
     Panel(
         key="layers", title="Signal by layer", needs=("layers/",), areas=("layers/",),
-        say=lambda run: more_advice.layers(run.typical), draw=drawings.layers, formula=formulas.LAYERS,
+        say=lambda run: more_advice.layers(run.latest), draw=drawings.layers, formula=formulas.LAYERS,
     ),
     Panel(
         key="weights", title="Importance weights", needs=("weights/",), areas=("weights/",),

@@ -86,7 +86,15 @@ def _bent_ticks(low: float, high: float, kind: Kind) -> list[float]:
         return _even(low, high)
     # Fewer numbers a decade where there are more decades.
     decades = math.log10(high / low if kind == "log" else high - low + 1)
-    digits = (1, 1.5, 2, 3, 4, 5, 7) if kind == "log" and decades < 0.9 else (1, 2, 5) if decades < 2.2 else (1,)
+    digits = (
+        (1, 1.5, 2, 3, 4, 5, 7)
+        if kind == "log" and decades < 0.9
+        else (1, 2, 5)
+        if decades < 2.2
+        else (1, 3)
+        if decades < 3.5
+        else (1,)
+    )
     sizes = [digit * 10.0**power for power in range(smallest, largest + 1) for digit in digits]
     if kind == "symlog":
         sizes = [-size for size in reversed(sizes)] + [0.0, *([0.5] if high < 5 else []), *sizes]

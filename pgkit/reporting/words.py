@@ -18,7 +18,7 @@ def short(value: float) -> str:
 
 def percent(share: float) -> str:
     """Returns a share in per cent, whole."""
-    return f"{100 * share:.0f} %".replace("-", "−")
+    return f"{round(100 * share) or 0} %".replace("-", "−")
 
 
 def interval(point: float, low: float | None, high: float | None) -> str:

@@ -91,7 +91,13 @@ def test_an_unbiased_estimator_is_not_called_biased(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "expected"), [(100, "above the interval"), (5, "below the interval"), (20, "within the interval")]
+    ("batch", "expected"),
+    [
+        (100, "far above the interval"),
+        (50, "is above the interval"),
+        (5, "below the interval"),
+        (20, "within the interval"),
+    ],
 )
 def test_a_batch_is_held_to_the_interval_of_the_noise_scale(batch: float, expected: str) -> None:
     scale = bounded("noise_scale/trajectories", 20.0, 10.0, 40.0)
@@ -146,6 +152,13 @@ def test_the_dial_says_that_no_interval_stands_behind_its_order() -> None:
     text = said(more_advice.dial(metrics))
     assert "25 % of it squared bias" in text and "no interval" in text
     assert said(more_advice.dial({**metrics, "dial/best_lambda": None})).startswith("Unresolved")
+
+
+def test_a_noise_scale_without_an_upper_end_is_held_to_its_lower_one() -> None:
+    scale = bounded("noise_scale/trajectories", 20.0, 10.0, None)
+    assert "is below the interval" in said(advice.noise_scale({**scale, "noise_scale/batch_fraction": 0.2}))
+    text = said(advice.noise_scale({**scale, "noise_scale/batch_fraction": 1.0}))
+    assert text.startswith("Unresolved") and "at least 10.0" in text
 
 
 def test_layers_at_or_below_0_are_unresolved() -> None:

@@ -197,17 +197,6 @@ def _told(gradient: Tensor | None, costs: Tensor) -> Tensor:
     return gradient
 
 
-def refuse_other_samples(redrawn: Tensor, samples: Tensor) -> None:
-    """Raises UsageError where samples drawn again from the same seed are not the same, up to rounding.
-
-    Shapes: alike.
-    """
-    if (redrawn - samples).abs().max() > 1e-3 * samples.abs().max():
-        raise UsageError(
-            "law: draws other samples from the same seed, expected one that draws on torch's generator alone"
-        )
-
-
 NO_GRADIENT = (
     "cost: piecewise constant or without a gradient in the samples, expected a differentiable one; "
     "use estimator score or measure_valued"

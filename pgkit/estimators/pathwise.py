@@ -112,7 +112,7 @@ class Pathwise(ExpectationEstimator):
             return in_blocks(path_rows(law, *flows, noise), number, expectation, parameters)
         batch, leaves = repeated(law, number)
         moving = self._draw(batch, generator)
-        pathwise.refuse_other_samples(moving.detach(), samples)
+        _refuse_other_samples(moving.detach(), samples)
         gradients = torch.autograd.grad(
             moving, list(leaves.values()), slopes, materialize_grads=True, allow_unused=True
         )
@@ -140,7 +140,15 @@ class Pathwise(ExpectationEstimator):
                     "per_sample: not known for a transformed law whose base torch cannot differentiate forwards, "
                     "expected estimator score"
                 ) from error
-        pathwise.refuse_other_samples(redrawn, samples)
+        _refuse_other_samples(redrawn, samples)
         slopes = slopes.reshape(len(samples), -1)
         blocks = [jacobian[name].reshape(*slopes.shape, -1) for name in parameters]
         return torch.einsum("ne,nep->np", slopes, torch.cat(blocks, dim=2))
+
+
+def _refuse_other_samples(redrawn: Tensor, samples: Tensor) -> None:
+    """Raises UsageError where samples drawn again from the same seed are not the same, up to rounding."""
+    if (redrawn - samples).abs().max() > 1e-3 * samples.abs().max():
+        raise UsageError(
+            "law: draws other samples from the same seed, expected one that draws on torch's generator alone"
+        )

@@ -88,6 +88,8 @@ def use(programs: Path, folder: Path) -> None:
     call(python, "-m", "pgkit.train", "env=CartPole", "total_steps=4000", folder=empty)
     run = run_folder(empty)
     call(programs / "pgkit-evaluate", f"run={run}", "episodes=4", folder=empty)
+    call(programs / "pgkit-report", run, folder=empty)
+    assert (empty / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert "leave_one_out" in call(programs / "pgkit-train", "--help", folder=empty)
 
     (own / "mine" / "baseline").mkdir(parents=True)

@@ -102,7 +102,8 @@ def estimators(metrics: Known) -> Advice | None:
     if len(alike) > 1:
         said += f", and {listed(alike[1:])} less of it too"
     if not alike:
-        said += ", though it is biased or of another vector, which this ratio does not show"
+        also = f" and so would {listed(others[1:])}, all" if others[1:] else " though it is"
+        said += f",{also} biased or of another vector, which this ratio does not show"
     elif others:
         said += f"; so would {listed(others)}, but biased or of another vector, which this ratio does not show"
     return Advice(f"On the same batches {said}; try {best} on several seeds, as less noise is not yet more return.", 2)

@@ -104,13 +104,8 @@ def decomposition(run: Run, runs: Sequence[Run]) -> list[Element]:
         for step in steps[:: -(-len(steps) // 40)]:
             values = [max(0.0, each[step]) for each in known]
             total = sum(values) or 1.0
-            tags = [f"{area}/{part}" for part in parts]
-            stacks.append(
-                (
-                    tick_label(float(f"{step:.3g}")),
-                    [(tag, value / total) for tag, value in zip(tags, values, strict=True)],
-                )
-            )
+            shares = [(f"{area}/{part}", value / total) for part, value in zip(parts, values, strict=True)]
+            stacks.append((tick_label(float(f"{step:.3g}")), shares))
         unit = "one step's term" if area.startswith("step") else "a trajectory's gradient"
         caption = f"Shares of the variance of {unit}; parts estimated below 0 are drawn as nothing."
         axis = "samples" if run.axis == "samples" else "environment steps"

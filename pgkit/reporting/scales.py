@@ -86,15 +86,8 @@ def _bent_ticks(low: float, high: float, kind: Kind) -> list[float]:
         return _even(low, high)
     # Fewer numbers a decade where there are more decades.
     decades = math.log10(high / low if kind == "log" else high - low + 1)
-    digits = (
-        (1, 1.5, 2, 3, 4, 5, 7)
-        if kind == "log" and decades < 0.9
-        else (1, 2, 5)
-        if decades < 2.2
-        else (1, 3)
-        if decades < 3.5
-        else (1,)
-    )
+    limits = ((0.9 * (kind == "log"), (1, 1.5, 2, 3, 4, 5, 7)), (2.2, (1, 2, 5)), (3.5, (1, 3)), (math.inf, (1,)))
+    digits = next(each for limit, each in limits if decades < limit)
     sizes = [digit * 10.0**power for power in range(smallest, largest + 1) for digit in digits]
     if kind == "symlog":
         sizes = [-size for size in reversed(sizes)] + [0.0, *([0.5] if high < 5 else []), *sizes]

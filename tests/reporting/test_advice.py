@@ -83,6 +83,8 @@ def test_an_estimator_of_another_vector_never_goes_before_one_of_the_same(name: 
     text = said(advice.estimators({**ratio(name, 0.1, 0.05, 0.2), **ratio("gls", 0.8, 0.7, 0.9)}))
     assert "try gls" in text and f"so would {name}, but biased" in text
     assert "though it is biased" in said(advice.estimators(ratio(name, 0.1, 0.05, 0.2)))
+    both = advice.estimators({**ratio(name, 0.1, 0.05, 0.2), **ratio("gae_0.5", 0.3, 0.2, 0.4)})
+    assert "and so would gae_0.5, all biased" in said(both)
 
 
 @pytest.mark.parametrize("name", ["gae_1", "gae_1_gls", "gae_1.0", "value", "optimal", "leave_one_out"])

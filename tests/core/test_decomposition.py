@@ -227,6 +227,20 @@ def test_fits_from_the_other_half_keep_noise_from_counting_as_knowledge() -> Non
     assert abs(twin.total - twin.after) > 0.2 * twin.total
 
 
+def test_knowing_half_of_every_gradient_explains_three_quarters_of_the_variance() -> None:
+    gradients = torch.randn(10, 3, generator=torch.Generator().manual_seed(2))
+    half, zero = torch.full((10,), 0.5), torch.zeros(10, 3)
+    found = trajectory_parts(
+        gradients,
+        known=(gradients / 2, gradients / 2),
+        starts=(zero, zero),
+        directions=zero[None],
+        halves=(half, half),
+        freedom=9.0,
+    )
+    assert found.after == pytest.approx(found.total / 4, abs=1e-10)
+
+
 def test_continuations_have_parts_without_bias() -> None:
     # All samples of two states, two actions and two outcomes, each drawn from two, averaged.
     generator = torch.Generator().manual_seed(3)

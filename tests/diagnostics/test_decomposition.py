@@ -14,7 +14,7 @@ from torch import Tensor
 from pgkit.assemble import assemble
 from pgkit.baselines.constant import Zero
 from pgkit.core.decomposition import Parts
-from pgkit.core.processes import CHAIN, GAMBLE
+from pgkit.core.processes import CHAIN, GAMBLE, RING, Process
 from pgkit.diagnostics.decomposition import Decomposition
 from pgkit.diagnostics.features import described_actions, products, state_features
 from pgkit.diagnostics.plug_in import step_plug_in, trajectory_plug_in
@@ -22,6 +22,7 @@ from pgkit.errors import UsageError
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.returns.discounted import RewardToGo
 from pgkit.snapshot import Continued, Facts, Snapshot
+from tests.core.test_decomposition import Small, enumerated
 from tests.end_to_end.runs import configuration, train
 from tests.problems import Enumeration, columns_of
 
@@ -131,6 +132,34 @@ def test_fits_on_a_large_batch_find_the_exact_parts() -> None:
     # The twin that confuses what an action did with what came after it is far off.
     assert abs(step.after - step.action) > 0.3 * step.total
     assert abs(trajectory.after - trajectory.action) > 0.2 * trajectory.total
+
+
+@double
+@pytest.mark.statistical
+def test_the_parts_of_a_trajectory_on_two_steps_of_the_ring_are_the_exact_ones() -> None:
+    # The scatter of transitions is 2 % of the total: false alarms below 1e-3.
+    small = Small(replace(RING, horizon=2))
+    small.terms = torch.where(small.mask, small.to_go, 0.0)[..., None] * small.scores  # no baseline
+    truth = enumerated(small)
+    seen = snapshot(small.problem, drawn(small.problem, 6000))
+    found = trajectory_plug_in(seen, gamma=GAMMA, max_columns=None)
+    assert found.after == pytest.approx(truth.after, abs=0.06 * truth.total)
+    assert found.before == pytest.approx(truth.before, abs=0.02 * truth.total)
+    assert found.action == pytest.approx(truth.action, abs=0.15 * truth.total)
+
+
+@double
+@pytest.mark.statistical
+def test_chances_of_reaching_a_choice_with_a_large_gradient_are_noise_of_the_transition() -> None:
+    # Whether there is a second step is chance alone: half of its expected gradient either way. Scatter 2 %.
+    chance: list[tuple[float, float, int | None]] = [(0.5, 0.0, 1), (0.5, 0.0, None)]
+    outcomes = {(0, 0): chance, (0, 1): chance, (1, 0): [(1.0, 5.0, None)], (1, 1): [(1.0, -5.0, None)]}
+    small = Small(Process(start=[1.0, 0.0], outcomes=outcomes, num_actions=2, horizon=2))
+    small.terms = torch.where(small.mask, small.to_go, 0.0)[..., None] * small.scores  # no baseline
+    truth = enumerated(small)
+    seen = snapshot(small.problem, drawn(small.problem, 6000))
+    found = trajectory_plug_in(seen, gamma=GAMMA, max_columns=None)
+    assert found.after == pytest.approx(truth.after, abs=0.06 * truth.total) and truth.after > 0.2 * truth.total
 
 
 @double

@@ -94,6 +94,13 @@ def test_returns_after_an_action_average_to_its_quality() -> None:
         assert abs(float(found.mean() - quality[0, 0, (action + 1) % 3])) > 4 * error
 
 
+def test_every_copy_has_chances_of_its_own() -> None:
+    # Without what comes later the outcomes of one action differ by the environment's chances alone.
+    policy = policy_for("pgkit/Chain-v0")
+    drawn = continuations("pgkit/Chain-v0").draw(policy, [0] * 20, num_actions=2, num_outcomes=4, gamma=0.0)
+    assert float(drawn.returns.var(dim=2).mean()) > 0.5
+
+
 def test_only_steps_that_are_reached_are_continued_from_and_every_transition_is_counted() -> None:
     policy = policy_for(toy("Counting"))
     # Episodes of two to four steps: step 3 is reached in some, step 9 in none.

@@ -15,7 +15,8 @@ from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
-from pgkit.protocols import ActionCritic, Baseline, Critic, Estimator, Policy, Returns, Update, Weights
+from pgkit.objectives import Update
+from pgkit.protocols import ActionCritic, Baseline, Critic, Estimator, Policy, Returns, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
@@ -81,7 +82,7 @@ def assemble(config: DictConfig) -> Parts:
         dynamics=lanes.dynamics,
     )
     with forked_torch_generator(draw_seed(streams.parameters)):
-        known = {"facts": facts, **spaces}
+        known = {"facts": facts, "critic": critic, **spaces}
         baseline = build(config["baseline"], expects=Baseline, trusted=trusted, offers=known)
     continuations = Continuations(lanes, np.random.default_rng(draw_seed(streams.diagnostics)))
     offers = {"facts": facts, "policy": policy, "continue_from": continuations}

@@ -6,8 +6,7 @@ Dimension names are those of `pgkit.types`: T time steps, N columns, F factors, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,32 +22,6 @@ from pgkit.types import (
     Rows,
     Trajectories,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveValue:
-    """An objective evaluated on some rows: `value` is differentiable and to be maximised, `entropy` a mean in nats."""
-
-    value: Tensor
-    entropy: Tensor
-
-
-class Objective(Protocol):
-    """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all."""
-
-    def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
-        """Returns the objective on some rows, an unbiased estimate of the whole where they are drawn at random."""
-
-    def parts(self) -> Iterator[ObjectiveValue]:
-        """Yields pieces whose values, gradients and entropies add up to those of the whole."""
-
-
-class Stateful(Protocol):
-    """Whatever lives longer than one update can be saved and put back."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
 
 
 @runtime_checkable
@@ -95,6 +68,18 @@ class ActionCritic(Critic, Protocol):
 
     def probabilities(self, obs: Observations) -> Tensor:
         """Returns π(a|s) of every action, `[..., A]`, detached, under the policy as it is."""
+
+
+@runtime_checkable
+class FeatureCritic(Critic, Protocol):
+    """A critic with features of the state, those that its last layer reads."""
+
+    @property
+    def num_features(self) -> int:
+        """K."""
+
+    def features(self, obs: Observations) -> Tensor:
+        """Returns the features `[..., K]`, detached."""
 
 
 @runtime_checkable
@@ -176,7 +161,7 @@ class Estimator(Protocol):
         """Returns the coefficients `[F, N]`, detached, 0 where the mask is False."""
 
     def scale(self, factors: Factors) -> Tensor:
-        """Returns what multiplies (signal − baseline) at every factor, `[F, N]`; 0 where the mask is False."""
+        """Returns what multiplies (signal − baseline) at every factor, `[F, N]`; 0 outside the mask."""
 
     def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
         """Returns per-sample gradients less their control variate, `[N, P]`; they themselves where there is none.
@@ -198,22 +183,6 @@ class GradientEstimator(Protocol):
         self, expectation: Expectation, parameters: Parameters, *, num_samples: int, generator: torch.Generator
     ) -> GradientEstimate:
         """Returns the estimate from N samples; torch's global generator is left as it was."""
-
-
-@runtime_checkable
-class Update(Protocol):
-    """Moves the policy's parameters uphill on an objective; the one place where the sign flips."""
-
-    average: Literal["columns", "steps"]
-    entropy_coefficient: float
-    tags: Sequence[str]
-
-    def step(self, objective: Objective, *, progress: float) -> Metrics:
-        """Changes the parameters and returns what it did; `progress` in [0, 1] is the share of the run that is over."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
 
 
 class Scores(Protocol):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pgkit.core import score
-from pgkit.protocols import Estimator, ObjectiveValue
+from pgkit.objectives import ObjectiveValue
+from pgkit.protocols import Estimator
 from pgkit.types import Factors, Rows, Trajectories, map_observations
 
 BLOCK = 4096

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pgkit.core.scores import Scores
-from pgkit.protocols import Estimator, Update
+from pgkit.objectives import Update
+from pgkit.protocols import Estimator
 from pgkit.rl.factors import AllActions, LogProbability, scores_of
 from pgkit.snapshot import Diagnostic, Previewing, Snapshot
 from pgkit.types import Coupling, Factors, Metrics, Trajectories

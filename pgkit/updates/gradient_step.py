@@ -8,8 +8,8 @@ from typing import Any, Literal, final
 import torch
 
 from pgkit.errors import RunFault
+from pgkit.objectives import Objective
 from pgkit.options import NonNegative, Positive
-from pgkit.protocols import Objective
 from pgkit.types import Metrics
 from pgkit.updates.preview import Preview
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pgkit.errors import RunFault
-from pgkit.protocols import ObjectiveValue
+from pgkit.objectives import ObjectiveValue
 from pgkit.updates.gradient_step import GradientStep
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]

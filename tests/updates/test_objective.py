@@ -11,7 +11,7 @@ from torch import Tensor
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.core.processes import CHAIN
 from pgkit.estimators.score_function import ScoreFunction
-from pgkit.protocols import ObjectiveValue
+from pgkit.objectives import ObjectiveValue
 from pgkit.returns.discounted import RewardToGo
 from pgkit.rl import objective as objective_module
 from pgkit.rl.objective import PolicyObjective

@@ -21,7 +21,7 @@ from pgkit.types import Observations, Rows, map_observations
 
 @final
 class MLPPolicy(nn.Module):
-    """π(a|s) by a multilayer perceptron: categorical over Discrete, diagonal Gaussian over Box actions."""
+    """π(a|s) by a multilayer perceptron: categorical over discrete, diagonal Gaussian over Box actions."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import Space
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from pgkit.errors import UsageError
 
@@ -39,11 +39,11 @@ def flattener(space: Space[Any]) -> Callable[[Any], Observation]:
 def check_action_space(space: Space[Any]) -> None:
     """Returns nothing.
 
-    Raises: UsageError for anything but Discrete (with any start) and Box (bounded or not).
+    Raises: UsageError for anything but Discrete, MultiDiscrete (with any start), MultiBinary and Box (bounded or not).
     """
-    if not isinstance(space, Box | Discrete):
+    if not isinstance(space, Box | Discrete | MultiDiscrete | MultiBinary):
         raise UsageError(
-            f"env.id: an action space {type(space).__name__}, expected Discrete or Box (others are not supported yet)"
+            f"env.id: an action space {type(space).__name__}, expected Discrete, MultiDiscrete, MultiBinary or Box"
         )
 
 

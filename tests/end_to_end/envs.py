@@ -78,6 +78,8 @@ class Shapes(gymnasium.Env[Any, Any]):
         "infinite": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
         "unequal": spaces.Box(np.array([-1, 0], np.float32), np.array([0.5, 9], np.float32)),
         "scalar": spaces.Box(-1, 1, (), np.float32),
+        "several": spaces.MultiDiscrete([2, 3], start=[0, 4]),
+        "bits": spaces.MultiBinary(3),
     }
 
     def __init__(self, observation: str = "double", action: str = "discrete") -> None:

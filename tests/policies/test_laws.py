@@ -11,7 +11,7 @@ from gymnasium import spaces
 from scipy import integrate, stats
 
 from pgkit.errors import UsageError
-from pgkit.policies.laws import Categorical, DiagonalGaussian, Law, law_of
+from pgkit.policies.laws import Categorical, DiagonalGaussian, IndependentCategorical, Law, law_of
 
 pytestmark = [pytest.mark.equivalence, pytest.mark.usefixtures("float64")]
 
@@ -133,6 +133,60 @@ def test_clipping_is_for_the_environment_alone() -> None:
 
 
 def test_other_action_spaces_are_refused_by_name() -> None:
-    with pytest.raises(UsageError, match=r"^env\.id: action space MultiBinary\(2\), expected Discrete or Box$"):
-        law_of(spaces.MultiBinary(2))
-    assert all(isinstance(law_of(space), Law) for space in (spaces.Discrete(2), box(1)))
+    with pytest.raises(UsageError, match=r"^env\.id: action space Text.*, expected Discrete, Multi.*, Multi.* or Box$"):
+        law_of(spaces.Text(2))
+    every = (spaces.Discrete(2), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), box(1))
+    assert all(isinstance(law_of(space), Law) for space in every)
+
+
+def test_several_choices_are_as_many_categoricals() -> None:
+    law, logits = IndependentCategorical(spaces.MultiDiscrete([2, 4, 3])), parameters(5, 9)
+    other = logits.flip(0)
+    alone = [Categorical(spaces.Discrete(count)) for count in (2, 4, 3)]
+    actions = torch.tensor([[0, 3, 2], [1, 0, 0], [1, 1, 1], [0, 2, 0], [0, 0, 2]])
+    parts, others = logits.split([2, 4, 3], dim=-1), other.split([2, 4, 3], dim=-1)
+    each = torch.stack([one.log_prob(part, a) for one, part, a in zip(alone, parts, actions.T, strict=True)], dim=-1)
+    torch.testing.assert_close(law.log_prob_of_dimensions(logits, actions), each, rtol=0, atol=1e-12)
+    torch.testing.assert_close(law.log_prob(logits, actions), each.sum(dim=-1), rtol=0, atol=1e-12)
+    entropy = sum(one.entropy(part) for one, part in zip(alone, parts, strict=True))
+    torch.testing.assert_close(law.entropy(logits), entropy, rtol=0, atol=1e-12)
+    kl = sum(one.kl(p, q) for one, p, q in zip(alone, parts, others, strict=True))
+    torch.testing.assert_close(law.kl(logits, other), kl, rtol=0, atol=1e-12)
+    noise = law.noise(np.random.default_rng(0), (5,))
+    sampled = law.sample(logits.numpy(), noise)
+    for d, (one, part, gumbel) in enumerate(zip(alone, parts, np.split(noise, [2, 6], axis=-1), strict=True)):
+        np.testing.assert_array_equal(sampled[:, d], one.sample(part.numpy(), gumbel))
+
+
+def test_choices_without_a_chance_leave_finite_gradients() -> None:
+    law = IndependentCategorical(spaces.MultiDiscrete([1, 3]))
+    logits, other = parameters(4, 4).requires_grad_(), parameters(4, 4).flip(0)
+    (law.entropy(logits) + law.kl(logits, other) + law.mean(logits).sum(dim=-1)).sum().backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
+
+
+def test_bits_and_tables_of_choices_reach_the_environment_in_its_own_form() -> None:
+    bits, table = spaces.MultiBinary((2, 2)), spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 0]])
+    for space in (bits, table):
+        law = law_of(space)
+        sampled = law.sample(parameters(6, law.num_parameters).numpy(), law.noise(np.random.default_rng(0), (6,)))
+        assert sampled.shape == (6, 2, 2)
+        assert all(space.contains(given) for given in law.to_environment(sampled))
+        assert law.log_prob(parameters(6, law.num_parameters), torch.from_numpy(sampled)).shape == (6,)
+
+
+def test_encoded_actions_have_the_mean_that_they_say() -> None:
+    law = IndependentCategorical(spaces.MultiDiscrete([2, 3]))
+    logits = parameters(5)
+    every = torch.cartesian_prod(torch.arange(2), torch.arange(3))
+    chances = law.log_prob(logits.expand(6, -1), every).exp()
+    assert float(chances.sum()) == pytest.approx(1.0, abs=1e-12)
+    torch.testing.assert_close(chances @ law.encode(every), law.mean(logits), rtol=0, atol=1e-12)
+    one = Categorical(spaces.Discrete(3))
+    chances = one.log_prob(logits[:3].expand(3, -1), torch.arange(3)).exp()
+    torch.testing.assert_close(chances @ one.encode(torch.arange(3)), one.mean(logits[:3]), rtol=0, atol=1e-12)
+    square, actions = DiagonalGaussian(box(2, 2)), parameters(3, 2, 2)
+    assert torch.equal(square.encode(actions), actions.reshape(3, 4))
+    for each in (law, one, square):
+        modes = torch.from_numpy(each.mode(parameters(7, each.num_parameters).numpy()))
+        assert each.encode(modes).shape == (7, sum(each.dimensions))

@@ -30,7 +30,7 @@ class Optimal(MemorylessBaseline):
     needs_scores = True
 
     def __init__(self, *, folds: Folds | None = None) -> None:
-        self.folds = folds
+        self.folds, self.least_columns = folds, folds or 2
 
     def value(self, factors: Factors) -> Tensor:
         """Returns the number of each sample at all its factors, `[F, N]`.
@@ -64,7 +64,7 @@ class OptimalParameter(MemorylessBaseline):
     one_a_parameter = True
 
     def __init__(self, *, folds: Folds | None = None) -> None:
-        self.folds = folds
+        self.folds, self.least_columns = folds, folds or 2
 
     def value(self, factors: Factors) -> Tensor:
         """Raises UsageError: one number a parameter is no baseline of factors."""
@@ -93,7 +93,7 @@ class OptimalTime(MemorylessBaseline):
     needs_scores = True
 
     def __init__(self, *, folds: Folds | None = None) -> None:
-        self.folds = folds
+        self.folds, self.least_columns = folds, folds or 2
 
     def value(self, factors: Factors) -> Tensor:
         """Returns the number of each time and sample, `[F, N]`.

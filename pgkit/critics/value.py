@@ -96,6 +96,19 @@ class FittedCritic(ABC):
     def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Returns, of outputs `[M, K]`, those `[M]` that the targets of these actions are for."""
 
+    @property
+    def num_features(self) -> int:
+        """Numbers that the last layer reads."""
+        last = self.network.network[-1]
+        assert isinstance(last, nn.Linear)
+        return last.in_features
+
+    def features(self, obs: Observations) -> Tensor:
+        """Returns what the last layer reads, `[..., K]`, detached."""
+        with torch.no_grad():
+            result: Tensor = self.network.network[:-1](self.network.encoder(obs))
+        return result
+
     def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
         """Takes `steps` gradient steps towards the targets; reports their mean loss in squared target units.
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from pgkit.baselines.linear import Linear
 from pgkit.baselines.optimal import Optimal, OptimalParameter, OptimalTime
 from pgkit.baselines.value import Value
 from pgkit.core.optimal_baseline import cross_fitted_time
+from pgkit.critics.value import ValueCritic
 from pgkit.errors import UsageError
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.problems.tabular import BANDIT, CHAIN
@@ -29,7 +31,7 @@ from pgkit.returns.discounted import RewardToGo
 from pgkit.rl.objective import PolicyObjective, correction_of
 from pgkit.snapshot import Facts
 from pgkit.types import Factors
-from tests.problems import Enumeration, columns_of
+from tests.problems import NO_CRITIC, Enumeration, columns_of
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 
@@ -46,9 +48,20 @@ MAKERS: dict[str, Callable[[Enumeration], Baseline]] = {
     "optimal": lambda problem: Optimal(),
     "optimal in two folds": lambda problem: Optimal(folds=2),
     "optimal_time": lambda problem: OptimalTime(),
-    "gls": lambda problem: GLS(facts=FACTS, observation_space=space(problem), pool=1),
+    "gls": lambda problem: GLS(facts=FACTS, observation_space=space(problem), critic=NO_CRITIC, pool=1),
     "gls, polynomial": lambda problem: GLS(
-        facts=replace(FACTS, columns=1000), observation_space=space(problem), features="polynomial", pool=1
+        facts=replace(FACTS, columns=1000),
+        observation_space=space(problem),
+        critic=NO_CRITIC,
+        features="polynomial",
+        pool=1,
+    ),
+    "gls, critic_features": lambda problem: GLS(
+        facts=FACTS,
+        observation_space=space(problem),
+        features="critic_features",
+        pool=1,
+        critic=ValueCritic(observation_space=space(problem), generator=torch.Generator(), hidden_sizes=[2]),
     ),
     "gls_network": lambda problem: GLSNetwork(observation_space=space(problem), hidden_sizes=[4]),
     "linear": lambda problem: Linear(facts=FACTS, observation_space=space(problem)),
@@ -159,7 +172,7 @@ def test_gls_is_a_least_squares_of_gradients_on_those_of_its_features() -> None:
     problem, estimator = Enumeration(CHAIN, seed=2), CONTROLS["none"]
     factors = columns_of(factors_of(problem, estimator), torch.arange(24))
     assert factors.values is not None
-    found = GLS(facts=FACTS, observation_space=space(problem), pool=0, ridge=0.0).value(factors)
+    found = GLS(facts=FACTS, observation_space=space(problem), critic=NO_CRITIC, pool=0, ridge=0.0).value(factors)
     features = torch.stack([torch.ones_like(factors.signal), factors.values[:-1]])
     expected = least_squares(factors, features)
     torch.testing.assert_close(torch.where(factors.mask, found, 0.0), expected, rtol=0, atol=1e-9)
@@ -190,7 +203,7 @@ def test_equal_values_leave_the_correction_of_a_critic_defined() -> None:
     factors = columns_of(factors_of(problem, estimator), torch.arange(24))
     assert factors.values is not None
     flat = replace(factors, values=torch.full_like(factors.values, 3.0))
-    found = GLS(facts=FACTS, observation_space=space(problem), pool=0).value(flat)
+    found = GLS(facts=FACTS, observation_space=space(problem), critic=NO_CRITIC, pool=0).value(flat)
     torch.testing.assert_close(found[factors.mask], Optimal().value(factors)[factors.mask], rtol=1e-4, atol=1e-6)
 
 
@@ -210,12 +223,12 @@ def test_a_pool_adds_past_batches_and_is_part_of_the_state() -> None:
     problem, estimator = Enumeration(CHAIN, seed=2), CONTROLS["none"]
     everything = factors_of(problem, estimator)
     first, second = (columns_of(everything, torch.arange(start, start + 12)) for start in (0, 12))
-    one = GLS(facts=FACTS, observation_space=space(problem), pool=2)
+    one = GLS(facts=FACTS, observation_space=space(problem), critic=NO_CRITIC, pool=2)
     alone = one.value(first)
     one.update(first)
     again = one.value(first)  # with itself in the past, which no training run does
     assert not torch.equal(alone, again)
-    other = GLS(facts=FACTS, observation_space=space(problem), pool=2)
+    other = GLS(facts=FACTS, observation_space=space(problem), critic=NO_CRITIC, pool=2)
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.value(second), other.value(second))
 
@@ -244,10 +257,20 @@ def test_a_network_lowers_what_it_is_trained_on_and_goes_on_from_its_state() -> 
 
 def test_more_weights_than_a_fifth_of_the_trajectories_are_refused() -> None:
     problem = Enumeration(CHAIN)
-    with pytest.raises(UsageError, match="has 2 weights, expected at most 1"):
-        GLS(facts=replace(FACTS, columns=8), observation_space=space(problem), pool=0)
+
+    def made(columns: int, **keys: Any) -> GLS:
+        return GLS(facts=replace(FACTS, columns=columns), observation_space=space(problem), critic=NO_CRITIC, **keys)
+
+    with pytest.raises(UsageError, match=r"has 2 weights, .* with 8 a batch baseline\.pool of at least 1, not 0"):
+        made(8, pool=0)
+    with pytest.raises(UsageError, match=r"with 11 a batch baseline\.pool of at least 1, not 0"):
+        made(11, pool=0, folds=2)
+    assert made(8, pool=1).least_columns == 2 and made(10, pool=0).least_columns == 2
+    assert made(18, pool=0, folds=9).least_columns == 9
     with pytest.raises(UsageError, match="without a critic"):
-        GLS(facts=replace(FACTS, has_values=False), observation_space=space(problem))
+        GLS(facts=replace(FACTS, has_values=False), observation_space=space(problem), critic=NO_CRITIC)
+    with pytest.raises(UsageError, match="critic_features of NoCritic, which has none; expected critic=value"):
+        made(100, features="critic_features")
 
 
 @pytest.mark.parametrize("baseline", [Optimal(), OptimalTime()])

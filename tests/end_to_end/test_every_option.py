@@ -68,6 +68,7 @@ VALUES = [
     ("baseline=zero", "estimator.control_variate=optimal_parameter", "diagnostics=full", "collect.episodes=8"),
     ("baseline=value", "estimator.control_variate=optimal_layer", *WITH_CRITIC),
     ("baseline=gls", "baseline.features=polynomial", "baseline.pool=200", "baseline.folds=2", "baseline.ridge=0.1"),
+    ("baseline=gls", "baseline.features=critic_features", "critic.hidden_sizes=[2]", *WITH_CRITIC),
     ("baseline=gls", "baseline.pool=0", "collect.episodes=12", "total_steps=99", *WITH_CRITIC),
     ("baseline=gls_network", "baseline.hidden_sizes=[4]", "baseline.activation=relu", "baseline.steps=1"),
     ("baseline=linear", "baseline.cross_fitted=true", "baseline.ridge=0"),
@@ -86,7 +87,8 @@ def two_updates(folder: Path, *overrides: str) -> None:
         () if any(line.startswith("collect") or line == "agent=vpg" for line in overrides) else ("collect.episodes=4",)
     )
     env = () if any(line.startswith("env=") for line in overrides) else gym("Shapes")
-    run = train(folder, *env, *lanes, *quota, "total_steps=25", "evaluation.episodes=0", *overrides)
+    length = () if any(line.startswith("total_steps=") for line in overrides) else ("total_steps=25",)
+    run = train(folder, *env, *lanes, *quota, *length, "evaluation.episodes=0", *overrides)
     assert run.summary["status"] == "finished" and run.summary["updates"] >= 2
     for name, tensor in run.parameters.items():
         assert torch.isfinite(tensor).all(), name

@@ -16,6 +16,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/metrics.md",
+    "docs/dashboard.md",
     "docs/vi.md",
     "docs/blackbox.md",
     "experiments/README.md",

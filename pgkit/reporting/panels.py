@@ -93,7 +93,7 @@ PANELS = (
         needs=("step_decomposition/", "trajectory_decomposition/"),
         areas=("step_decomposition/", "trajectory_decomposition/"),
         say=lambda run: more_advice.decomposition(run.typical), draw=drawings.decomposition,
-        formula=formulas.DECOMPOSITION, wide=True,
+        formula=formulas.DECOMPOSITION, switch=CRITIC, wide=True,
     ),
     Panel(
         key="dial", title="Bias and variance over λ", needs=("dial/",), areas=("dial/",),

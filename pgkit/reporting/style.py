@@ -53,7 +53,8 @@ text.chosen { font-weight: 700; fill: var(--ink); }
 .unresolved { fill: var(--c8); opacity: .22; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-td:last-child { min-width: 11ch; }
+td.text { min-width: 12ch; }
+td.text:last-child { min-width: 34ch; }
 caption { text-align: left; color: var(--soft); padding-bottom: 4px; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; white-space: nowrap; }

@@ -68,7 +68,7 @@ def _row(name: str, cells: list[Element]) -> Element:
 
 
 def _cell(text: str) -> Element:
-    return element("td", None, [text])
+    return element("td", {"class": "text"}, [text])
 
 
 def _number(text: str) -> Element:

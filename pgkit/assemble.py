@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from pgkit.action_values import ActionCritic
 from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
 from pgkit.objectives import Update
-from pgkit.protocols import ActionCritic, Baseline, Critic, Estimator, Policy, Returns, Weights
+from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, Weights
 from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
@@ -44,8 +45,12 @@ class Parts:
     @property
     def coupling(self) -> Coupling:
         """How the estimate ties the columns of a batch together."""
+        reference: Coupling = self.baseline.coupling if self.estimator.reads_baseline else "independent"
+        if reference == "pairwise" and self.estimator.needs_action_values:
+            # The U-statistic knows nothing of what such an estimator adds to the rows.
+            reference = "cross_fitted"
         strengths = get_args(Coupling)
-        return max(self.baseline.coupling, self.estimator.coupling, key=strengths.index)
+        return max(reference, self.estimator.coupling, key=strengths.index)
 
     @property
     def num_parameters(self) -> int:
@@ -78,6 +83,7 @@ def assemble(config: DictConfig) -> Parts:
         has_values=has_values(critic),
         layout=layout(policy),
         # A plug-in that does not say so leaves the states as they come.
+        controlled=estimator.controlled or estimator.needs_action_values,
         discounted=any(getattr(part, "discount_states", False) for part in (returns, estimator)),
         dynamics=lanes.dynamics,
     )
@@ -131,8 +137,11 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
             f"baseline: {_name(parts.baseline)} with {columns} columns a batch, "
             f"expected at least {parts.baseline.least_columns} (collect.episodes or env.num_envs)"
         )
-    if getattr(parts.estimator, "needs_action_values", False) and not isinstance(parts.critic, ActionCritic):
-        raise UsageError(f"critic: {_name(parts.critic)}, expected critic=action_value for estimator=all_action")
+    if parts.estimator.needs_action_values and not isinstance(parts.critic, ActionCritic):
+        raise UsageError(
+            f"critic: {_name(parts.critic)}, expected critic=action_value for estimator {_name(parts.estimator)}"
+        )
+    parts.estimator.accepts(parts.lanes.action_space, columns)
     refuse_coupled_control(parts.estimator, parts.baseline)
     if parts.estimator.controlled and columns < 2:
         raise UsageError("estimator.control_variate: with 1 column a batch, expected 2 at least (collect.episodes)")

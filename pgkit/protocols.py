@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from pgkit.types import (
@@ -57,17 +58,6 @@ class Critic(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
-
-
-@runtime_checkable
-class ActionCritic(Critic, Protocol):
-    """A critic that values every action of finitely many."""
-
-    def action_values(self, obs: Observations) -> Tensor:
-        """Returns Q(s, a) of every action, `[..., A]`, detached."""
-
-    def probabilities(self, obs: Observations) -> Tensor:
-        """Returns π(a|s) of every action, `[..., A]`, detached, under the policy as it is."""
 
 
 @runtime_checkable
@@ -150,15 +140,25 @@ class ScoreBaseline(Baseline, Protocol):
 class Estimator(Protocol):
     """A rule for the detached coefficients whose product with the scores is the gradient.
 
-    What is finer than coefficients acts on score sums: a `controlled` estimator has a control variate there.
+    What is finer than coefficients acts on score sums: a `controlled` estimator has a control variate there. Instead
+    of the score of the action that was taken a row may have several `terms`, with a coefficient each. What comes of a
+    critic of actions (`needs_action_values`) is one with such terms; not every estimator `reads_baseline`.
     """
 
     unbiased: bool
     coupling: Coupling
     controlled: bool
+    needs_action_values: bool
+    reads_baseline: bool
+
+    def accepts(self, action_space: spaces.Space[Any], columns: int) -> None:
+        """Raises UsageError for actions, or a number of columns a batch, that this estimator cannot do with."""
+
+    def terms(self, law: Any, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Returns what the coefficients multiply: log π(a|s) `[...]`, or terms `[..., C]`, differentiable."""
 
     def coefficients(self, factors: Factors, baseline: Tensor) -> Tensor:
-        """Returns the coefficients `[F, N]`, detached, 0 where the mask is False."""
+        """Returns the coefficients `[F, N]`, or `[F, N, C]` of C terms, detached, 0 where the mask is False."""
 
     def scale(self, factors: Factors) -> Tensor:
         """Returns what multiplies (signal − baseline) at every factor, `[F, N]`; 0 outside the mask."""

@@ -16,8 +16,8 @@ from pgkit.types import Coupling, Factors, Metrics, Observations, Trajectories
 class Snapshot:
     """Everything an instrument may look at after an update; frozen, and thrown away afterwards.
 
-    `coefficients` multiply the rows' gradients in `surrogate`: the scores, unless the estimator sums over all actions.
-    `before` is the policy that the gradient was taken at, `policy` the one that the update left, `scores` those at
+    `coefficients` multiply the gradients in `surrogate`: the scores, or `rows` where the estimator has several terms a
+    row. `before` is the policy that the gradient was taken at, `policy` the one that the update left, `scores` those at
     `before`; `coefficients` are factors.scale times (signal − baseline), standardised or not. `preview` maps a mean
     gradient over columns `[P]` to the change of the parameters `[P]` that the update would have made of it; None
     unless an instrument that is due needs it and the update can tell. `kept` is what one instrument found and another
@@ -35,19 +35,20 @@ class Snapshot:
     scores: Scores
     preview: Callable[[Tensor], Tensor] | None = None
     kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-    all_actions: Scores | None = None
+    rows: Scores | None = None
 
     @property
     def surrogate(self) -> Scores:
-        """What the coefficients multiply: the scores, or the rows of an estimator that sums over all actions."""
-        return self.scores if self.all_actions is None else self.all_actions
+        """What the coefficients multiply: the scores, or the rows of an estimator with several terms a row."""
+        return self.scores if self.rows is None else self.rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known of a run before its first batch; handed to every instrument whose constructor names `facts`.
 
-    `layout` says where each parameter of the policy lies in P; `columns` is N. `env` is the name of the environment,
+    `layout` says where each parameter of the policy lies in P; `columns` is N; `controlled` is whether the estimator
+    has a control variate beside its baseline. `env` is the name of the environment,
     `dynamics` what it knows about itself, if anything. `discounted` is whether states are weighted by γ^t.
     """
 
@@ -57,6 +58,7 @@ class Facts:
     has_values: bool
     layout: Mapping[str, slice]
     discounted: bool = False
+    controlled: bool = False
     dynamics: object = None
 
 

@@ -50,6 +50,7 @@ def learn(
             coefficients=coefficients,
             mask=factors.mask,
             correction=correction_of(estimator, factors, coefficients),
+            terms=estimator.terms,
             average=update.average,
             entropy_coefficient=update.entropy_coefficient,
         )

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 if TYPE_CHECKING:
+    from pgkit.action_values import ActionExpansion
     from pgkit.protocols import Scores
 
 Observations = Tensor | dict[str, Tensor]
@@ -142,10 +143,6 @@ class Trajectories:
 
     def columns(self, index: Tensor) -> Trajectories:
         """Returns whole columns, in the order of `index` `[M]`."""
-        optional = {
-            "action_mask": None if self.action_mask is None else self.action_mask[:, index],
-            "policy_state": None if self.policy_state is None else self.policy_state[index],
-        }
         return Trajectories(
             obs=map_observations(lambda x: x[:, index], self.obs),
             actions=self.actions[:, index],
@@ -158,7 +155,8 @@ class Trajectories:
             mask=self.mask[:, index],
             lane=self.lane[index],
             whole_episodes=self.whole_episodes,
-            **optional,
+            action_mask=None if self.action_mask is None else self.action_mask[:, index],
+            policy_state=None if self.policy_state is None else self.policy_state[index],
         )
 
 
@@ -175,7 +173,7 @@ class Factors:
     multiplies (signal − baseline), 0 outside the mask; `scores` are those of the sampling law, unscaled and lazy;
     `rewards` are in the unit of the signal; `contexts` is what each factor was conditioned on and `samples` what was
     drawn, in RL observations and actions. `action_values` and `action_probabilities` are those of every action that
-    might have been drawn, `[F, N, A]`.
+    might have been drawn, `[F, N, A]`, `expansion` what a critic says of actions near those that were, lazy likewise.
     """
 
     signal: Tensor
@@ -190,6 +188,7 @@ class Factors:
     samples: Tensor | None = None
     action_values: Tensor | None = None
     action_probabilities: Tensor | None = None
+    expansion: ActionExpansion | None = None
 
     def __post_init__(self) -> None:
         expect("F N .", signal=self.signal, log_weight=self.log_weight, mask=self.mask)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
-    "types protocols objectives snapshot options errors schema config",
+    "types protocols action_values objectives snapshot options errors schema config",
     "core",
     "estimators baselines critics weights returns updates policies diagnostics loggers",
     "rl vi blackbox",

@@ -65,7 +65,7 @@ def surrogate(log_prob: Tensor, coefficients: Tensor, *, num_samples: float) -> 
     """Returns the scalar Σ c log p / num_samples, whose gradient is the score-function estimate.
 
     It is not a loss: its value means nothing, and it is to be maximised.
-    Shapes: both alike, `[F, N]` or flat rows.
+    Shapes: both alike, `[F, N]` or flat rows, of one term or several.
     Source: Schulman et al. 2015, arXiv:1506.05254.
     """
     expect("M", log_prob=log_prob, coefficients=coefficients)

@@ -14,7 +14,7 @@ from pgkit.core.encoder import Encoder
 from pgkit.core.networks import multilayer_perceptron
 from pgkit.core.running import deviation, merge_moments
 from pgkit.options import Count, Positive
-from pgkit.types import Metrics, Observations, Trajectories
+from pgkit.types import Metrics, Observations, Rows, Trajectories
 
 
 @final
@@ -38,7 +38,11 @@ class ValueNetwork(nn.Module):
 
     def forward(self, obs: Observations) -> Tensor:
         """Returns the values `[..., K]` in the units of the targets."""
-        result: Tensor = self.network(self.encoder(obs)) * self.spread + float(self.mean)
+        return self.of_inputs(self.encoder(obs))
+
+    def of_inputs(self, inputs: Tensor) -> Tensor:
+        """Returns the values `[..., K]` of what the network reads."""
+        result: Tensor = self.network(inputs) * self.spread + float(self.mean)
         return result
 
     @property
@@ -74,6 +78,7 @@ class FittedCritic(ABC):
         self,
         *,
         outputs: int,
+        action_inputs: int = 0,
         observation_space: spaces.Space[Any],
         generator: torch.Generator,
         hidden_sizes: list[Count],
@@ -85,12 +90,18 @@ class FittedCritic(ABC):
     ) -> None:
         encoder = Encoder(observation_space, normalise=normalise_observations, images="scale")
         layers = multilayer_perceptron(
-            encoder.features, hidden_sizes, outputs, activation=activation, init="orthogonal", output_gain=1.0
-        )
+            encoder.features + action_inputs, hidden_sizes, outputs, activation=activation, init="orthogonal",
+            output_gain=1.0,
+        )  # fmt: skip
         self.network = ValueNetwork(encoder, layers)
         self.optimizer = torch.optim.Adam(layers.parameters(), lr=learning_rate, fused=True)
         self.generator = generator
         self.steps, self.minibatch_size = steps, minibatch_size
+
+    def inputs(self, rows: Rows) -> Tensor:
+        """Returns what the network reads of some transitions, `[M, …]`: their observations, encoded."""
+        result: Tensor = self.network.encoder(rows.obs)
+        return result
 
     @abstractmethod
     def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
@@ -119,11 +130,11 @@ class FittedCritic(ABC):
             return {"critic/loss": None}
         goal = self.network.absorb(targets.reshape(-1)[rows.index])
         with torch.no_grad():
-            features = self.network.encoder(rows.obs)
+            inputs = self.inputs(rows)
         total = torch.zeros(())
         for _ in range(self.steps):
             index = torch.randint(len(goal), (min(self.minibatch_size, len(goal)),), generator=self.generator)
-            predicted = self.chosen(self.network.network(features[index]), rows.actions[index])
+            predicted = self.chosen(self.network.network(inputs[index]), rows.actions[index])
             loss = (predicted - goal[index]).square().mean()
             self.optimizer.zero_grad()
             loss.backward()

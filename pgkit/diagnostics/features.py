@@ -39,9 +39,9 @@ def state_features(snapshot: Snapshot, *, most: int) -> Tensor:
 
 
 def described_actions(actions: Tensor) -> Tensor:
-    """Returns numbers `[T, N, A]` that describe actions: a choice is one-hot, another one 1, itself and its square."""
+    """Returns numbers `[T, N, A]` that describe actions: choices are one-hot, another one 1, itself and its square."""
     if not actions.dtype.is_floating_point:
-        return _one_hot(actions)
+        return _encoded(actions)
     flat = actions.flatten(2).double() if actions.dim() > 2 else actions.double()[..., None]
     return torch.cat([torch.ones_like(flat[..., :1]), flat, flat.square()], dim=2)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
+from gymnasium import spaces
 from torch import Tensor
 
-from pgkit.core import score
+from pgkit.core import action_terms
+from pgkit.errors import UsageError
+from pgkit.estimators.rows import RowEstimator
 from pgkit.options import Fraction
-from pgkit.types import Coupling, Factors
+from pgkit.types import Factors
 
 
 @final
-class AllAction:
+class AllAction(RowEstimator):
     """Σ_a π(a|s) (Q(s, a) − V(s)) ∇log π(a|s) at every state that was visited: no noise of the actions is left.
 
     Its Q is a critic's, which is what its bias comes from; returns and baseline serve the critic's targets and change
@@ -23,25 +25,26 @@ class AllAction:
     """
 
     unbiased = False
-    controlled = False
     needs_action_values = True
-    coupling: Coupling = "independent"
+    reads_baseline = False
 
     def __init__(self, *, gamma: Fraction, discount_states: bool = False) -> None:
-        self.gamma, self.discount_states = gamma, discount_states
+        super().__init__(gamma=gamma, discount_states=discount_states)
+
+    def accepts(self, action_space: spaces.Space[Any], columns: int) -> None:
+        """Raises UsageError for actions that cannot be summed over."""
+        if not isinstance(action_space, spaces.Discrete):
+            raise UsageError(
+                f"estimator: all_action with actions {type(action_space).__name__}, expected Discrete ones; "
+                "q_prop or factorised take these"
+            )
+
+    def terms(self, law: Any, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Returns log π(a|s) of every action, `[..., A]`."""
+        return action_terms.every_action(law, parameters, actions)
 
     def coefficients(self, factors: Factors, baseline: Tensor) -> Tensor:
         """Returns scale · π(a|s) (Q(s, a) − V(s)) of every action, `[F, N, A]`, detached."""
         quality, probability = factors.action_values, factors.action_probabilities
-        assert quality is not None and probability is not None and factors.values is not None
-        return self.scale(factors)[..., None] * probability * (quality - factors.values[:-1, :, None])
-
-    def scale(self, factors: Factors) -> Tensor:
-        """Returns what multiplies the sum at every factor: weight, and γ^t where states are discounted."""
-        return score.discounted_scale(factors, self.gamma) if self.discount_states else score.scale(
-            factors.log_weight, factors.mask
-        )  # fmt: skip
-
-    def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
-        """Returns the gradients `[N, P]` as they are."""
-        return gradients
+        assert quality is not None and probability is not None
+        return action_terms.all_action_coefficients(quality, probability, self.scale(factors))

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pgkit.core import optimal_baseline, score
 from pgkit.errors import UsageError
+from pgkit.estimators.rows import RowEstimator
 from pgkit.options import Fraction
 from pgkit.types import Coupling, Factors
 
 
 @final
-class ScoreFunction:
+class ScoreFunction(RowEstimator):
     """c_t = exp(L_t) (signal_t − b_t), times γ^t where states are discounted.
 
     `control_variate` subtracts from each sample's gradient its score sum times one number a parameter or a layer, those
@@ -34,7 +35,8 @@ class ScoreFunction:
         discount_states: bool = False,
         control_variate: Literal["none", "optimal_parameter", "optimal_layer"] = "none",
     ) -> None:
-        self.gamma, self.standardise, self.discount_states = gamma, standardise, discount_states
+        super().__init__(gamma=gamma, discount_states=discount_states)
+        self.standardise = standardise
         self.unbiased = not standardise
         self.controlled = control_variate != "none"
         self._fitted = {"none": _nothing, "optimal_parameter": _of_parameters, "optimal_layer": _of_layers}[
@@ -48,12 +50,6 @@ class ScoreFunction:
         result = score.coefficients(factors.signal, baseline, scale)
         # The statistics are those of advantages that count; weights and γ^t are part of them, as elsewhere.
         return score.standardise(result, factors.mask) if self.standardise else result
-
-    def scale(self, factors: Factors) -> Tensor:
-        """Returns what multiplies the advantage at every factor: weight, and γ^t where states are discounted."""
-        if self.discount_states:
-            return score.discounted_scale(factors, self.gamma)
-        return score.scale(factors.log_weight, factors.mask)
 
     def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
         """Returns the gradients less what the other samples' scores predict of them, `[N, P]`.

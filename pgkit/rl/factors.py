@@ -7,9 +7,10 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from pgkit.action_values import ActionCritic
 from pgkit.core.recursions import episode_time
 from pgkit.core.scores import Scores
-from pgkit.protocols import ActionCritic, Critic, Estimator, Policy, Returns, Weights
+from pgkit.protocols import Critic, Estimator, Policy, Returns, Weights
 from pgkit.types import Factors, Trajectories, map_observations
 
 
@@ -27,20 +28,6 @@ class LogProbability(nn.Module):
         return result
 
 
-@final
-class AllActions(nn.Module):
-    """Σ_a c_a log π(a|s) as a module of observations and coefficients, so that a gradient can be taken of every row."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, obs: Any, coefficients: Tensor) -> Tensor:
-        """Returns the sum over actions `[...]`."""
-        result: Tensor = (coefficients * self.policy.law.log_probabilities(self.policy(obs))).sum(dim=-1)
-        return result
-
-
 def factors_of(
     trajectories: Trajectories,
     *,
@@ -52,15 +39,13 @@ def factors_of(
 ) -> Factors:
     """Returns the factors of a batch: values once, weights in log space, the signal that the return credits.
 
-    The scores are lazy and belong to the policy as it is now: whoever wants them reads them before it moves.
+    Scores and expansion are lazy and belong to policy and critic as they are now: whoever wants them reads them before
+    either moves.
     Shapes: `[T, N]`, one factor a step.
     """
     values = critic.values(trajectories.obs)
     contexts = map_observations(lambda x: x[:-1], trajectories.obs)
-    every_action: dict[str, Tensor] = {}
-    if isinstance(critic, ActionCritic):
-        every_action["action_values"] = critic.action_values(contexts)
-        every_action["action_probabilities"] = critic.probabilities(contexts)
+    of_actions = critic if isinstance(critic, ActionCritic) else None
     log_weight = weights.log_weight(policy, trajectories)
     signal, mask = returns.signal(trajectories, values, log_weight)
     factors = Factors(
@@ -73,7 +58,9 @@ def factors_of(
         rewards=returns.rewards(trajectories),
         contexts=contexts,
         samples=trajectories.actions,
-        **every_action,
+        action_values=None if of_actions is None else of_actions.action_values(contexts),
+        action_probabilities=None if of_actions is None else of_actions.probabilities(contexts),
+        expansion=None if of_actions is None else of_actions.expansion(contexts, trajectories.actions),
     )
     return replace(factors, scale=estimator.scale(factors))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pgkit.core import score
+from pgkit.core.action_terms import Terms, taken
 from pgkit.objectives import ObjectiveValue
 from pgkit.protocols import Estimator
 from pgkit.types import Factors, Rows, Trajectories, map_observations
@@ -31,9 +32,9 @@ class PolicyObjective:
     """Σ c log π(a|s) + β H, summed over steps and averaged over columns, or averaged over valid steps.
 
     The score-function surrogate with its entropy bonus: it evaluates the policy on all valid rows or on those asked
-    for; a random subset of rows gives an unbiased estimate of the whole. Coefficients are `[T, N]`, or `[T, N, A]` for
-    an estimator that sums over all actions and not over those taken. A `correction` `[P]` to the mean gradient of a
-    column enters as a term that is linear in the parameters, each row with its share.
+    for; a random subset of rows gives an unbiased estimate of the whole. Coefficients are `[T, N]`, or `[T, N, C]` for
+    an estimator with C `terms` a row in place of the score of the action that was taken. A `correction` `[P]` to the
+    mean gradient of a column enters as a term that is linear in the parameters, each row with its share.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class PolicyObjective:
         average: Literal["columns", "steps"],
         entropy_coefficient: float,
         correction: Tensor | None = None,
+        terms: Terms = taken,
     ) -> None:
-        self.policy, self.trajectories = policy, trajectories
+        self.policy, self.trajectories, self.terms = policy, trajectories, terms
         self.coefficients = coefficients.flatten(0, 1)
         whole = mask is trajectories.mask
         self.valid = trajectories.valid if whole else mask.reshape(-1).nonzero().squeeze(-1)
@@ -78,11 +80,8 @@ class PolicyObjective:
     def _value(self, rows: Rows, num_samples: float) -> ObjectiveValue:
         parameters = self.policy(rows.obs)
         coefficients = self.coefficients[rows.index]
-        law = self.policy.law
-        log_prob = (
-            law.log_prob(parameters, rows.actions) if coefficients.ndim == 1 else law.log_probabilities(parameters)
-        )
-        surrogate = score.surrogate(log_prob, coefficients, num_samples=num_samples)
+        terms = self.terms(self.policy.law, parameters, rows.actions)
+        surrogate = score.surrogate(terms, coefficients, num_samples=num_samples)
         if self.correction is not None:
             flat = torch.cat([each.reshape(-1) for each in self.policy.parameters() if each.requires_grad])
             share = len(rows.index) / max(len(self.valid), 1) * self.num_samples / num_samples

@@ -9,10 +9,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from pgkit.core.action_terms import RowTerms
 from pgkit.core.scores import Scores
 from pgkit.objectives import Update
 from pgkit.protocols import Estimator
-from pgkit.rl.factors import AllActions, LogProbability, scores_of
+from pgkit.rl.factors import LogProbability, scores_of
 from pgkit.snapshot import Diagnostic, Previewing, Snapshot
 from pgkit.types import Coupling, Factors, Metrics, Trajectories
 
@@ -37,7 +38,7 @@ class Instruments:
         self._diagnostics = dict(diagnostics)
         self._estimator = estimator
         self._before = copy.deepcopy(policy)
-        self._log_probability, self._all_actions = LogProbability(self._before), AllActions(self._before)
+        self._log_probability, self._rows = LogProbability(self._before), RowTerms(self._before, estimator.terms)
         self._coupling = coupling
         self._update = update
         self._preview: Callable[[Tensor], Tensor] | None = None
@@ -64,9 +65,9 @@ class Instruments:
         if not self._due:
             return {}
         scores = scores_of(self._log_probability, trajectories, factors.mask)
-        all_actions: Scores | None = None
-        if coefficients.ndim > 2:  # one for every action: they go into the rows, each of which then counts once
-            all_actions = Scores(self._all_actions, (factors.contexts, coefficients), factors.mask)
+        rows: Scores | None = None
+        if coefficients.ndim > 2:  # several terms a row: they go into the rows, each of which then counts once
+            rows = Scores(self._rows, (factors.contexts, factors.samples, coefficients), factors.mask)
             coefficients = factors.mask.to(coefficients.dtype)
         snapshot = Snapshot(
             trajectories=trajectories,
@@ -78,7 +79,7 @@ class Instruments:
             before=self._before,
             policy=policy,
             scores=scores,
-            all_actions=all_actions,
+            rows=rows,
             preview=self._preview_of_columns(factors),
         )
         metrics: Metrics = {}

@@ -33,6 +33,14 @@ COMPANIONS = {
     "critic=value": ("critic.steps=2",),
     "diagnostics=decomposition": WITH_CRITIC,
     "diagnostics=truth": ("env=Gamble",),
+    "diagnostics=control_variate": ("estimator.control_variate=optimal_layer", "baseline=zero", "collect.episodes=8"),
+    "estimator=factorised": (
+        "env.kwargs={action:several}",
+        "critic=action_value",
+        "critic.steps=2",
+        "diagnostics=full",
+    ),
+    "estimator=q_prop": ("critic=action_value", "critic.steps=2", "diagnostics=full"),
     "estimator=all_action": ("critic=action_value", "critic.steps=2", "diagnostics=full"),
     "returns=lambda_return": WITH_CRITIC,
     "returns=n_step": WITH_CRITIC,
@@ -40,6 +48,8 @@ COMPANIONS = {
 """What an option needs of others."""
 SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
 QUESTIONS = "diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]"
+ACTIONS = ("critic=action_value", "critic.steps=2")
+MEASURED = ("diagnostics=[variance,control_variate,halves,layers,noise_scale,optimizer_step]", "env.num_envs=8")
 VALUES = [
     ("policy.activation=relu", "policy.hidden_sizes=[]", "returns.scale_rewards=true"),
     ("policy.activation=silu", "policy.init=default", "policy.initial_log_std=-1", "gamma=1"),
@@ -75,6 +85,43 @@ VALUES = [
     ("baseline=optimal", "baseline.folds=2"),
     ("baseline=optimal_time", "baseline.folds=3", "diagnostics=panel", "diagnostics.panel.every=1"),
     ("diagnostics=panel", "diagnostics.panel.estimators=[total_optimal_layer,optimal_time,mean]", "collect.episodes=8"),
+    ("estimator=q_prop", "estimator.eta=one", *ACTIONS, "env.num_envs=1", "collect.episodes=1", "baseline=zero"),
+    (
+        "estimator=q_prop",
+        "estimator.eta=conservative",
+        *ACTIONS,
+        "env.kwargs={action:infinite}",
+        "collect.episodes=8",
+        *MEASURED,
+    ),
+    (
+        "estimator=q_prop",
+        *ACTIONS,
+        "env.kwargs={action:bits}",
+        "returns=lambda_return",
+        "collect=steps",
+        "collect.steps=2",
+        *MEASURED,
+    ),
+    (
+        "estimator=factorised",
+        *ACTIONS,
+        "env.kwargs={action:unequal}",
+        "baseline=value",
+        "collect.episodes=8",
+        "update.average=steps",
+        *MEASURED,
+    ),
+    (
+        "estimator=all_action",
+        *ACTIONS,
+        "collect=steps",
+        "collect.steps=2",
+        "returns=n_step",
+        "baseline=mean",
+        "critic.normalise_observations=true",
+        *MEASURED,
+    ),
     ("diagnostics=dial", "diagnostics.dial.lambdas=[0.0,1.0]", "diagnostics.dial.every=1", *WITH_CRITIC),
 ]
 """Choices inside an option, several at once where they do not touch each other."""

@@ -9,13 +9,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from pgkit.core.action_terms import RowTerms
 from pgkit.core.scores import Scores
 from pgkit.critics.action_value import ActionValueCritic
+from pgkit.critics.expansion import Expansion
 from pgkit.errors import UsageError
 from pgkit.estimators.all_action import AllAction
 from pgkit.problems.tabular import CHAIN
 from pgkit.returns.discounted import RewardToGo
-from pgkit.rl.factors import AllActions
 from pgkit.rl.objective import PolicyObjective
 from pgkit.types import Factors, Metrics, Observations, Trajectories
 from tests.problems import Enumeration, columns_of
@@ -41,6 +42,9 @@ class ExactActionCritic:
     def action_values(self, obs: Observations) -> Tensor:
         return torch.stack([row[states] for row, states in zip(self.quality, obs, strict=True)])
 
+    def expansion(self, obs: Observations, actions: Tensor) -> Expansion:
+        return Expansion(self.policy, obs, actions, quality=lambda encoded: (self.action_values(obs) * encoded).sum(-1))
+
     def probabilities(self, obs: Observations) -> Tensor:
         return self.policy.law.log_probabilities(self.policy(obs)).exp().detach()
 
@@ -57,7 +61,7 @@ def estimate(problem: Enumeration, batch: Factors, columns: Tensor) -> Tensor:
     coefficients = ESTIMATOR.coefficients(batch, torch.zeros_like(batch.signal))
     objective = PolicyObjective(
         policy=problem.policy, trajectories=problem.trajectories.columns(columns), coefficients=coefficients,
-        mask=batch.mask, average="columns", entropy_coefficient=0.0,
+        mask=batch.mask, average="columns", entropy_coefficient=0.0, terms=ESTIMATOR.terms,
     )  # fmt: skip
     return problem.gradient(objective().value)
 
@@ -100,8 +104,9 @@ def test_gradients_of_columns_for_instruments_are_those_of_the_objective() -> No
     problem, _, rows = mean_and_rows(0.0)
     factors = problem.factors(RewardToGo(gamma=GAMMA), ExactActionCritic(problem), ESTIMATOR)
     coefficients = ESTIMATOR.coefficients(factors, torch.zeros_like(factors.signal))
-    module = AllActions(problem.policy)
-    found = Scores(module, (factors.contexts, coefficients), factors.mask).per_sample(factors.mask.double())
+    module = RowTerms(problem.policy, ESTIMATOR.terms)
+    inputs = (factors.contexts, factors.samples, coefficients)
+    found = Scores(module, inputs, factors.mask).per_sample(factors.mask.double())
     torch.testing.assert_close(found, torch.stack([rows[column] for column in range(len(rows))]), rtol=0, atol=1e-12)
 
 
@@ -122,9 +127,7 @@ def test_an_action_value_critic_averages_to_its_value_and_learns_the_actions_tha
     torch.testing.assert_close(critic.values(batch.obs), mean, rtol=0, atol=1e-12)
 
 
-def test_continuous_actions_are_refused() -> None:
-    with pytest.raises(UsageError, match="expected Discrete ones"):
-        ActionValueCritic(
-            observation_space=spaces.Discrete(2), action_space=spaces.Box(-1.0, 1.0), policy=None,
-            generator=torch.Generator(),
-        )  # fmt: skip
+def test_actions_that_cannot_be_summed_over_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^estimator: all_action with actions Box, expected Discrete ones"):
+        ESTIMATOR.accepts(spaces.Box(-1.0, 1.0), 8)
+    ESTIMATOR.accepts(spaces.Discrete(2), 1)

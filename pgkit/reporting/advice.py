@@ -34,10 +34,10 @@ class Advice:
 
 def advise(metrics: Known) -> list[str]:
     """Returns the one to three sentences that matter most, from the last known value of every tag."""
-    found = [advice for function in (checks, signal, estimators, critic_lag, noise_scale, time_share)
-             if (advice := function(metrics)) is not None]  # fmt: skip
-    ranked = sorted((each for each in found if each.urgent), key=lambda each: -each.urgent)
-    return [each.sentence for each in (ranked or found)[: 3 if ranked else 1]]
+    alarms = [advice for function in (checks, *PANELS) if (advice := function(metrics)) is not None and advice.urgent]
+    calm = [advice for function in (*PANELS, checks) if (advice := function(metrics)) is not None]
+    ranked = sorted(alarms, key=lambda each: -each.urgent)
+    return [each.sentence for each in (ranked[:3] or calm[:1])]
 
 
 def signal(metrics: Known) -> Advice | None:
@@ -214,3 +214,7 @@ def _interval(metrics: Known, tag: str) -> tuple[float, float | None, float | No
 
 def _cosine(ratio: float) -> str:
     return f"{math.sqrt(ratio / (1 + ratio)):.2f}"
+
+
+PANELS = (signal, estimators, critic_lag, noise_scale, time_share)
+"""What a run is spoken of in, in the order in which a reader asks."""

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ def header_line(*, env: str, agent: str, vectorization: str, num_lanes: int, num
     return f"{env} · {agent} · {lanes} · {num_parameters:,} parameters · {shorten(folder)}"
 
 
-def closing_block(summary: Mapping[str, Any], folder: Path) -> str:
-    """Returns the result of a run, read from its summary, and the one command that opens the dashboard."""
+def closing_block(summary: Mapping[str, Any], folder: Path, *, advice: Sequence[str] = ()) -> str:
+    """Returns the result of a run, read from its summary, what to make of it, and the one command for the dashboard."""
     steps, updates, episodes = (f"{summary[key]:,}" for key in ("env_steps", "updates", "episodes"))
     lines = [
         f"{summary['status']}: {steps} steps, {episodes} episodes, {updates} updates"
         f" in {summary['wall_seconds']:.1f} s ({summary['train_cpu_seconds']:.1f} s of processor time)",
         f"  return      {_outcome(summary)}",
         *(f"  evaluation  {evaluation_line(name, result)}" for name, result in (summary["eval"] or {}).items()),
+        *(f"  {'' if index else 'advice':10}  {sentence}" for index, sentence in enumerate(advice)),
         f"  results     {shorten(folder)}",
         f"  dashboard   {dashboard_command(folder)}",
         f"              then open {DASHBOARD}",

@@ -33,8 +33,13 @@ class Journal:
     def __init__(self, *, loggers: LoggerGroup, progress: Progress, record: EpisodeRecord, clock: Clock) -> None:
         self.loggers, self.progress, self.record, self.clock = loggers, progress, record, clock
         self.env_steps = self.discarded_steps = self.updates = 0
-        self.gradient: Metrics = {}
+        self.latest: Metrics = {}  # the last known value of every tag
         self._diagnosing = 0.0
+
+    @property
+    def gradient(self) -> Metrics:
+        """What was last known about the gradient."""
+        return {tag: value for tag, value in self.latest.items() if tag.startswith("gradient/")}
 
     @contextmanager
     def diagnosing(self) -> Iterator[None]:
@@ -53,8 +58,7 @@ class Journal:
         """Ends an update: logs its metrics, what is not finite as None, and shows where the run is."""
         self.updates += 1
         metrics = {tag: value if value is None or math.isfinite(value) else None for tag, value in metrics.items()}
-        measured = {tag: value for tag, value in metrics.items() if tag.startswith("gradient/") and value is not None}
-        self.gradient |= measured
+        self.latest |= {tag: value for tag, value in metrics.items() if value is not None}
         seconds = self.clock.seconds
         everything: dict[str, float | None] = {
             **_episodes(batch),
@@ -73,7 +77,7 @@ class Journal:
             "env_steps": self.env_steps,
             "discarded_steps": self.discarded_steps,
             "updates": self.updates,
-            "gradient": dict(self.gradient),
+            "latest": dict(self.latest),
             "diagnosing": self._diagnosing,
             "record": self.record.state_dict(),
             "clock": self.clock.state_dict(),
@@ -82,7 +86,7 @@ class Journal:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts them back."""
         self.env_steps, self.discarded_steps = state["env_steps"], state["discarded_steps"]
-        self.updates, self.gradient = state["updates"], dict(state["gradient"])
+        self.updates, self.latest = state["updates"], dict(state["latest"])
         self._diagnosing = state["diagnosing"]
         self.record.load_state_dict(state["record"])
         self.clock.load_state_dict(state["clock"])

@@ -23,7 +23,7 @@ DOCUMENTS = (
 )
 AREAS = (
     "return|episode|gradient|policy|baseline|critic|update|time|steps|truth|step_decomposition|trajectory_decomposition"
-    "|halves|noise_scale|scores|optimizer_step|fisher"
+    "|halves|noise_scale|scores|optimizer_step|fisher|control_variate"
 )
 TAG = re.compile(rf"(?:{AREAS})/[a-z_0-9]+")
 

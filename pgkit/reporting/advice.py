@@ -213,7 +213,7 @@ def _interval(metrics: Known, tag: str) -> tuple[float, float | None, float | No
 
 
 def _cosine(ratio: float) -> str:
-    return f"{math.sqrt(ratio / (1 + ratio)):.2f}"
+    return f"{math.sqrt(max(0.0, ratio) / (1 + max(0.0, ratio))):.2f}"
 
 
 PANELS = (signal, estimators, critic_lag, noise_scale, time_share)

@@ -86,7 +86,7 @@ def _column(panel: Panel, run: Run, runs: Sequence[Run], having: Sequence[Run]) 
         parts.append(element("p", {"class": "soft"}, [text]))
     if not panel.together or len(runs) == 1:
         parts.append(element("div", {"class": "figures"}, panel.draw(run, having)))
-    parts.append(numbers(run, panel.tags(run), caption=f"{panel.title}: the last measured value of every tag"))
+    parts.append(numbers(run, panel.tags(run), label=f"Numbers: {panel.title}, {run.name}"))
     return element("div", None, parts)
 
 
@@ -109,7 +109,7 @@ def _rest(runs: Sequence[Run]) -> list[Element]:
         shown = {tag for panel in PANELS if panel.measured(run) for tag in panel.tags(run)}
         if tags := [tag for tag in run.series if tag not in shown]:
             name = [element("h3", None, [run.name])] if len(runs) > 1 else []
-            columns.append(element("div", None, [*name, numbers(run, tags, caption="The last measured value")]))
+            columns.append(element("div", None, [*name, numbers(run, tags, label=f"Other numbers, {run.name}")]))
     title = "Other numbers"
     inside = element("div", {"class": "columns"}, columns)
     parts = [element("h2", None, [title]), inside]

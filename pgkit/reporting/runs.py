@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST = 24
 """Runs that one page can still compare."""
+LARGEST = 1e30
+"""Beyond it a number has run away and is none; below its inverse it is 0. Squares and ratios stay finite in between."""
 RECENT = 20
 """Measurements that a typical value is the median of."""
 
@@ -149,7 +151,9 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    if not math.isfinite(value) or abs(value) > LARGEST:
+        return None
+    return value if abs(value) * LARGEST > 1 else 0.0
 
 
 def _loaded(file: Path, load: Any) -> Any:

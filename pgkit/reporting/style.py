@@ -52,6 +52,7 @@ text.chosen { font-weight: 700; fill: var(--ink); }
 .band { fill: var(--c); opacity: .18; }
 .unresolved { fill: var(--c8); opacity: .22; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 14px; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 td.text { min-width: 12ch; }
 td.text:last-child { min-width: 34ch; }

@@ -9,6 +9,8 @@ from pgkit.reporting.elements import element
 from pgkit.reporting.runs import Run
 from pgkit.reporting.words import short
 
+LAST = "The last measured values"
+
 
 def overview(runs: Sequence[Run]) -> Element:
     """Returns one row a run: how it ended, how far it came, what it was asked for."""
@@ -25,28 +27,28 @@ def overview(runs: Sequence[Run]) -> Element:
         )
         for run in runs
     ]
-    return _table("Runs in this report", heads, rows, numeric=("updates", "steps"))
+    return _table("Runs in this report", heads, rows, numeric=("updates", "steps"), label="Runs")
 
 
-def numbers(run: Run, tags: Sequence[str], *, caption: str) -> Element:
+def numbers(run: Run, tags: Sequence[str], *, label: str) -> Element:
     """Returns the last measured value of some tags; those that name one of several make a row each."""
-    plain = [tag for tag in tags if tag.count("/") == 1]
-    named = [tag.split("/", 1)[0] + "/" + tag.rpartition("/")[0].partition("/")[2] for tag in tags if tag not in plain]
+    plain = [tag for tag in tags if tag.count("/") <= 1]
+    named = [tag.rpartition("/")[0] for tag in tags if tag not in plain]
     tables = []
     if plain:
         rows = [_row(tag, [_value(run, tag), _number(f"{run.series[tag].steps[-1]:,.0f}")]) for tag in plain]
-        heads = ("tag", "value", "measured at step")
-        tables.append(_table(caption, heads, rows, numeric=heads[1:]))
+        heads = ("tag", "value", "at step")
+        tables.append(_table(LAST, heads, rows, numeric=heads[1:], label=label))
     if named:
         quantities = list(dict.fromkeys(tag.rpartition("/")[2] for tag in tags if tag not in plain))
         rows = [
             _row(name, [_value(run, f"{name}/{quantity}") for quantity in quantities]) for name in dict.fromkeys(named)
         ]
-        tables.append(_table(caption, ("name", *quantities), rows, numeric=quantities))
+        tables.append(_table(LAST, ("name", *quantities), rows, numeric=quantities, label=label))
     return element("details", None, [element("summary", None, ["Numbers"]), *tables])
 
 
-def _table(caption: str, heads: Sequence[str], rows: list[Element], *, numeric: Sequence[str]) -> Element:
+def _table(caption: str, heads: Sequence[str], rows: list[Element], *, numeric: Sequence[str], label: str) -> Element:
     """Returns a table that scrolls by itself where it is too wide, by keyboard too."""
     tops = [
         element("th", {"scope": "col", **({"class": "number"} if head in numeric else {})}, [head]) for head in heads
@@ -60,7 +62,7 @@ def _table(caption: str, heads: Sequence[str], rows: list[Element], *, numeric: 
             element("tbody", None, rows),
         ],
     )
-    return element("div", {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption}, [table])
+    return element("div", {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": label}, [table])
 
 
 def _row(name: str, cells: list[Element]) -> Element:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,33 @@ def test_runs_are_named_by_what_tells_them_apart_and_counted_once(tmp_path: Path
     paths = [tmp_path, tmp_path / "x", tmp_path / "y" / "seed0" / "metrics.csv"]
     assert [run.name for run in read_runs(paths)] == ["x/seed0", "y/seed0"]
     assert [run.name for run in read_runs(paths[1:2])] == ["seed0"]
+
+
+EXTREMES = (
+    "",
+    "0",
+    "-0.0",
+    "1",
+    "-3",
+    "1e308",
+    "-1e308",
+    "9e29",
+    "-9e29",
+    "2e-30",
+    "5e-324",
+    "-5e-324",
+    "1e-12",
+    "123456.789",
+)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_numbers_are_the_page_has_places_for_them(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    tags = list(fabricate(tmp_path / "whole", updates=1, tensorboard=False)[0])
+    few = draw.sample(EXTREMES, 3)  # a seed may know only small numbers, or only large ones
+    lines = [",".join(["1", draw.choice(("0", "20")), *(draw.choice(few) for _ in tags)]) for _ in range(4)]
+    text = "\n".join([",".join(["update", "env_steps", *tags]), *lines, ""])
+    made = page([read(tmp_path / "run", text), read(tmp_path / "other", text)])
+    places = re.findall(r'(?: d| points| x1?| y1?| width| height)="([^"]*)"', made)
+    assert not [place for place in places if re.search("nan|inf|e[+-]", place)]

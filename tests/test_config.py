@@ -285,6 +285,7 @@ def test_nothing_but_whole_floats_is_converted() -> None:
         "diagnostics": {
             **shipped["diagnostics"],
             "variance": {**shipped["diagnostics"]["variance"], "every": shipped["diagnostics"]["every"]},
+            "panel": {**shipped["diagnostics"]["panel"], "gamma": shipped["gamma"]},
         },
     }
 
@@ -321,7 +322,7 @@ def test_a_group_of_another_command_is_refused_and_told_where_it_belongs() -> No
 
 
 ELSEWHERE = [
-    ("train", "estimator=arm", "expected with pgkit.train one of score_function; arm belongs to pgkit.fit"),
+    ("train", "estimator=arm", "expected with pgkit.train one of all_action, factorised, q_prop, score_function; arm belongs to pgkit.fit"),
     ("train", "optimizer=snes", "one of adam, adamw, rmsprop, sgd; snes belongs to pgkit.fit"),
     ("train", "baseline=optimal_parameter", "optimal_time, value, zero; optimal_parameter belongs to pgkit.fit"),
     ("fit", "estimator=score_function", "termwise_score; score_function belongs to pgkit.train"),
@@ -369,7 +370,7 @@ FILES = {
     "node": ("optimizer: 3", "optimizer: 3, expected a mapping with _target_ (in {file})"),
     "option": (
         "defaults:\n  - override /critic: valu",
-        "critic: valu, expected one of none, value (did you mean value?)",
+        "critic: valu, expected one of action_value, none, value (did you mean value?)",
     ),
     "group": (
         "defaults:\n  - override /crtic: value",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pgkit.loggers.layout import place
 from pgkit.rl.collect import Batch
 from pgkit.run.journal import TAGS
 from tests.end_to_end.envs import Counted
@@ -19,10 +20,12 @@ PROMISED = {
 
 
 def test_a_run_leaves_exactly_its_files(typed_run: Path) -> None:
-    files = {str(path.relative_to(typed_run)) for path in typed_run.rglob("*") if path.is_file()}
-    events = {file for file in files if file.startswith("events.out.tfevents.")}
-    assert len(events) == 1
-    assert files - events == {
+    files = [path.relative_to(typed_run) for path in typed_run.rglob("*") if path.is_file()]
+    events = [file for file in files if file.name.startswith("events.out.tfevents.")]
+    # One event file for the run and one for every estimator of the panel, which TensorBoard colours apart.
+    names = ("current", "zero", "leave_one_out", "optimal", "total")
+    assert sorted(str(file.parent) for file in events) == sorted([".", *(f"panel/{name}" for name in names)])
+    assert {str(file) for file in files if file not in events} == {
         ".hydra/config.yaml",
         ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
@@ -35,20 +38,23 @@ def test_a_run_leaves_exactly_its_files(typed_run: Path) -> None:
 
 
 def test_events_and_metrics_hold_equal_numbers(typed_run: Path) -> None:
-    events, lines = events_of(typed_run), metrics_of(typed_run)
+    lines = metrics_of(typed_run)
     tags = [tag for tag in lines[0] if tag not in ("update", "env_steps")]
-    assert {tag for tag in events.Tags()["scalars"] if not tag.startswith("result/")} <= set(tags)
+    events = {folder: events_of(typed_run / folder) for folder in {place(tag)[0] for tag in tags}}
+    assert {tag for tag in events[""].Tags()["scalars"] if not tag.startswith("result/")} <= set(tags)
     for tag in tags:
+        folder, name = place(tag)
         written = [(int(line["env_steps"]), float(line[tag])) for line in lines if line[tag]]
-        scalars = events.Scalars(tag) if written else []
+        scalars = events[folder].Scalars(name) if written else []
         assert [point.step for point in scalars] == [step for step, _ in written]
         # Events hold single precision.
         assert [point.value for point in scalars] == pytest.approx([value for _, value in written], rel=1e-6), tag
 
 
-def test_every_tag_is_written_by_some_update(typed_run: Path) -> None:
-    lines = metrics_of(typed_run)
-    assert all(any(line[tag] for line in lines) for tag in lines[0])
+def test_every_tag_is_written_by_some_update(tmp_path: Path) -> None:
+    # The panel pools 64 episodes before it gives an interval.
+    run = train(tmp_path, *TYPED, "collect.episodes=32", "diagnostics.panel.every=1", "evaluation.episodes=0")
+    assert [tag for tag in run.metrics[0] if not any(line[tag] for line in run.metrics)] == []
 
 
 def test_the_last_line_and_the_summary_agree(tmp_path: Path) -> None:

@@ -180,7 +180,14 @@ def test_episodes_of_one_step_train(tmp_path: Path, agent: tuple[str, ...]) -> N
 
 def test_equal_returns_under_leave_one_out_have_a_gradient_of_exactly_zero(tmp_path: Path) -> None:
     before = train_briefly(*gym("Constant"), "total_steps=1", "optimizer.lr=1e-30")[0].policy.state_dict()
-    run = train(tmp_path, *gym("Constant"), "total_steps=200", "diagnostics=full", "evaluation.episodes=0")
+    run = train(
+        tmp_path,
+        *gym("Constant"),
+        "total_steps=200",
+        "diagnostics=full",
+        "diagnostics.every=1",
+        "evaluation.episodes=0",
+    )
     assert len(run.metrics) == 5
     for line in run.metrics:
         assert line["gradient/norm"] == line["gradient/variance_of_mean"] == "0.0"

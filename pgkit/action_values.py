@@ -37,6 +37,9 @@ class ActionCritic(Critic, Protocol):
     def action_values(self, obs: Observations) -> Tensor | None:
         """Returns Q(s, a) of every action, `[..., A]`, detached; None where they are not finitely many."""
 
+    def chosen_values(self, obs: Observations, actions: Tensor) -> Tensor:
+        """Returns Q(s, a) of actions as sampled, `[...]`, detached."""
+
     def probabilities(self, obs: Observations) -> Tensor | None:
         """Returns π(a|s) of every action, `[..., A]`, detached, under the policy as it is; None likewise."""
 

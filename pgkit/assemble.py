@@ -16,8 +16,9 @@ from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
+from pgkit.experience import Behavior, Reuse, Weights
 from pgkit.objectives import Update
-from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns, Weights
+from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns
 from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
@@ -32,6 +33,8 @@ class Parts:
 
     streams: Streams
     lanes: Lanes
+    behavior: Behavior
+    reuse: Reuse
     collector: Collector
     policy: Any
     critic: Critic
@@ -49,8 +52,10 @@ class Parts:
         if reference == "pairwise" and self.estimator.needs_action_values:
             # The U-statistic knows nothing of what such an estimator adds to the rows.
             reference = "cross_fitted"
+        # Given the policies that acted the columns are independent, but reused ones steered the policy that learns.
+        reused: Coupling = "cross_fitted" if self.reuse.batches > 1 else "independent"
         strengths = get_args(Coupling)
-        return max(reference, self.estimator.coupling, key=strengths.index)
+        return max(reference, self.estimator.coupling, reused, key=strengths.index)
 
     @property
     def num_parameters(self) -> int:
@@ -90,6 +95,15 @@ def assemble(config: DictConfig) -> Parts:
     with forked_torch_generator(draw_seed(streams.parameters)):
         known = {"facts": facts, "critic": critic, **spaces}
         baseline = build(config["baseline"], expects=Baseline, trusted=trusted, offers=known)
+        behavior = build(
+            config["behavior"],
+            expects=Behavior,
+            trusted=trusted,
+            offers=spaces,
+            policy=policy,
+            num_lanes=lanes.num_lanes,
+        )
+    acted = {"policy": policy, "behavior": behavior}
     continuations = Continuations(lanes, np.random.default_rng(draw_seed(streams.diagnostics)))
     offers = {"facts": facts, "policy": policy, "continue_from": continuations}
     optimizer = build(
@@ -98,6 +112,8 @@ def assemble(config: DictConfig) -> Parts:
     parts = Parts(
         streams=streams,
         lanes=lanes,
+        behavior=behavior,
+        reuse=build(config["reuse"], expects=Reuse, trusted=trusted, offers=acted),
         collector=build(config["collect"], expects=Collector, trusted=trusted, lanes=lanes),
         policy=policy,
         critic=critic,

@@ -75,7 +75,8 @@ class _Training(Job):
         """Returns the loggers, told of every tag that a part may report."""
         config, parts = self._config, self._parts
         instruments = (tag for diagnostic in parts.diagnostics.values() for tag in diagnostic.tags)
-        tags = list(dict.fromkeys((*journals.TAGS, *parts.update.tags, *parts.critic.tags, *instruments)))
+        owners = (parts.update, parts.critic, parts.behavior, parts.reuse)
+        tags = list(dict.fromkeys((*journals.TAGS, *(tag for part in owners for tag in part.tags), *instruments)))
         trusted = list(config.trusted_packages)
         return [
             build(node, expects=Logger, trusted=trusted, folder=folder, tags=tags, axis="env_steps")

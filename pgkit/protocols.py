@@ -22,6 +22,7 @@ from pgkit.types import (
     Parameters,
     Rows,
     Trajectories,
+    WeightKind,
 )
 
 
@@ -52,8 +53,13 @@ class Critic(Protocol):
     def values(self, obs: Observations) -> Tensor | None:
         """Returns V(s) `[T+1, N]`, detached, or None where there is no critic."""
 
-    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
-        """Fits the values of `obs[:-1]` to `targets` `[T, N]` where `mask`; called only after values were read."""
+    def update(
+        self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
+    ) -> Metrics:
+        """Fits the values of `obs[:-1]` to `targets` `[T, N]` where `mask`; called only after values were read.
+
+        Each target counts `weight` times, `[T, N]`, once by default.
+        """
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -78,13 +84,30 @@ class Returns(Protocol):
 
     needs_values: bool
     needs_whole_episodes: bool
+    needs_action_values: bool
+    weighs: WeightKind
     unbiased: bool
 
     def rewards(self, trajectories: Trajectories) -> Tensor:
         """Returns the rewards in the unit of the signal, `[T, N]`."""
 
-    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (signal, mask), both `[T, N]`; a return may only take rows out of the mask, never add any."""
+    def signal(
+        self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (signal, mask), both `[T, N]`; a return may only take rows out of the mask, never add any.
+
+        `chosen` are a critic's values of the actions that were taken, `[T, N]`, where the return needs them.
+        """
+
+    def targets(
+        self,
+        trajectories: Trajectories,
+        values: Tensor | None,
+        log_weight: Tensor,
+        signal: Tensor,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        """Returns what the critic is fitted to, `[T, N]`: the signal, unless the return corrects it in its own way."""
 
     def update(self, trajectories: Trajectories) -> None:
         """Advances the reward moments; called once, after the batch was used."""
@@ -92,16 +115,6 @@ class Returns(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> Any: ...
-
-
-@runtime_checkable
-class Weights(Protocol):
-    """Corrects for data that another policy sampled."""
-
-    unbiased: bool
-
-    def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:
-        """Returns the cumulative log weight of each prefix, `[T, N]`, detached."""
 
 
 @runtime_checkable

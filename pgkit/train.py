@@ -32,11 +32,11 @@ def learn(
     )  # fmt: skip
     estimator = parts.estimator
     instruments = Instruments(parts.diagnostics, policy, estimator=estimator, coupling=parts.coupling, update=update)
-    act = policy.actor()
+    act = parts.behavior.actor()
     while journal.env_steps < total_steps and not interrupts.requested:
         batch = parts.collector.collect(act, policy.law, parts.streams.policy)
         journal.collected(batch)
-        trajectories = batch.trajectories
+        trajectories = parts.reuse.extend(batch.trajectories, parts.behavior.acting())
         factors = factors_of(
             trajectories, policy=policy, critic=critic, weights=parts.weights, returns=returns, estimator=estimator
         )
@@ -56,9 +56,11 @@ def learn(
         )
         metrics = update.step(objective, progress=min(1.0, journal.env_steps / total_steps))
         baseline.update(factors)
-        metrics |= critic.update(trajectories, factors.signal, factors.mask)
-        policy.update(trajectories.rows())
-        returns.update(trajectories)
+        metrics |= critic.update(trajectories, factors.goals, factors.mask, factors.fit_weight)
+        metrics |= parts.behavior.update(trajectories, coefficients)
+        metrics |= parts.reuse.metrics()
+        policy.update(batch.trajectories.rows())
+        returns.update(batch.trajectories)
         with journal.diagnosing():
             metrics |= instruments.after(trajectories, factors, reference, coefficients, policy)
         journal.write(batch, metrics)

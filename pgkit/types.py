@@ -15,15 +15,17 @@ Dimension names: T time steps, N columns (samples), F factors, P parameters, K p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from torch import Tensor
-from torch.distributions import Distribution
+
+from pgkit.expectation import Expectation as Expectation
+from pgkit.expectation import GradientEstimate as GradientEstimate
+from pgkit.expectation import Parameters as Parameters
 
 if TYPE_CHECKING:
     from pgkit.action_values import ActionExpansion
@@ -41,6 +43,9 @@ Coupling = Literal["independent", "pairwise", "cross_fitted", "batch"]
 `pairwise` as leave-one-out does, so that the estimate is a U-statistic of order two; `cross_fitted` by a reference that
 is fitted to the other samples: then the sample formula of the variance is right but for a share of order 1/N.
 """
+
+WeightKind = Literal["prefix", "step"]
+"""What a log weight belongs to: everything that led to a row, or the action of that row alone."""
 
 
 def map_observations(function: Callable[[Tensor], Tensor], observations: Observations) -> Observations:
@@ -95,6 +100,9 @@ class Trajectories:
         terminated, truncated, starts, mask: `[T, N]` bool; mask is False on padding and on reset rows. Terminated wins
             where both ends are set. The last row of a slab may be neither: the collector cut that episode.
         behavior_id, lane: `[N]`; which policy acted, and which environment a column came from.
+        log_densities: optional `[K, T, N]`, log μ_k(a|s) of every policy that acted in this batch, numbered as in
+            behavior_id; None where one policy acted, or where the others cannot be asked any more.
+        age: optional `[N]`, updates since a column was collected; None where all are new.
         action_mask: optional `[T, N, …]`; policy_state: optional `[N, …]`, the recurrent state at row 0.
     """
 
@@ -111,6 +119,8 @@ class Trajectories:
     whole_episodes: bool
     action_mask: Tensor | None = None
     policy_state: Tensor | None = None
+    log_densities: Tensor | None = None
+    age: Tensor | None = None
 
     def __post_init__(self) -> None:
         expect("T N", rewards=self.rewards, actions=self.actions, mask=self.mask, terminated=self.terminated)
@@ -141,6 +151,10 @@ class Trajectories:
         obs = map_observations(lambda x: x[:-1].flatten(0, 1)[index], self.obs)
         return Rows(obs=obs, actions=self.actions.flatten(0, 1)[index], index=index)
 
+    def labelled(self, behavior_id: Tensor) -> Trajectories:
+        """Returns the same batch with other numbers `[N]` of the policies that acted."""
+        return replace(self, behavior_id=behavior_id)
+
     def columns(self, index: Tensor) -> Trajectories:
         """Returns whole columns, in the order of `index` `[M]`."""
         return Trajectories(
@@ -157,6 +171,8 @@ class Trajectories:
             whole_episodes=self.whole_episodes,
             action_mask=None if self.action_mask is None else self.action_mask[:, index],
             policy_state=None if self.policy_state is None else self.policy_state[index],
+            log_densities=None if self.log_densities is None else self.log_densities[:, :, index],
+            age=None if self.age is None else self.age[index],
         )
 
 
@@ -164,8 +180,8 @@ class Trajectories:
 class Factors:
     """What a score-function estimator sees, whatever was sampled: F factors of N samples.
 
-    Shapes: signal, log_weight, mask, scale, rewards `[F, N]`, all detached; values `[F+1, N]` from the critic;
-    contexts, samples `[F, N, …]`.
+    Shapes: signal, log_weight, mask, scale, rewards, targets, fit_weight `[F, N]`, all detached; values `[F+1, N]`
+    from the critic; contexts, samples `[F, N, …]`; strata `[N]`.
 
     `signal` is the outcome credited to each factor, `log_weight` the cumulative log importance weight (0 where the
     sampling law is the current one), `mask` the factors that count; `time` is each factor's index inside its own
@@ -174,6 +190,8 @@ class Factors:
     `rewards` are in the unit of the signal; `contexts` is what each factor was conditioned on and `samples` what was
     drawn, in RL observations and actions. `action_values` and `action_probabilities` are those of every action that
     might have been drawn, `[F, N, A]`, `expansion` what a critic says of actions near those that were, lazy likewise.
+    `strata` numbers the sampling law that each sample came from, where there are several. A critic is fitted to
+    `targets`, the signal by default, each factor counting `fit_weight` times, once by default.
     """
 
     signal: Tensor
@@ -189,61 +207,14 @@ class Factors:
     action_values: Tensor | None = None
     action_probabilities: Tensor | None = None
     expansion: ActionExpansion | None = None
+    strata: Tensor | None = None
+    targets: Tensor | None = None
+    fit_weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         expect("F N .", signal=self.signal, log_weight=self.log_weight, mask=self.mask)
 
-
-Parameters = Mapping[str, Tensor]
-"""Named parameters θ of a sampling law or of a cost."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expectation:
-    """E_{x~p_θ}[f(x)], whose gradient in θ is wanted.
-
-    `law` maps named parameters to a `torch.distributions.Distribution` without a batch shape: x is `[*event]`.
-    `cost` maps samples `[N, *event]` to `[N]`; any callable will do, unless an estimator differentiates it.
-    `direct_cost`, where the integrand moves with θ itself, is the same function of (samples, parameters): it adds
-    E[∇_θ f_θ(x)] to every estimate, and `cost` must agree with it at the parameters given.
-    """
-
-    cost: Callable[[Tensor], Tensor]
-    law: Callable[[Parameters], Distribution]
-    direct_cost: Callable[[Tensor, Parameters], Tensor] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientEstimate:
-    """A gradient and what is known about its error.
-
-    Shapes: mean, standard_error `[P]`; per_sample `[N, P]`. Those of single samples and the error that they show cost
-    more than the mean: they are computed when first read, from the samples that the mean came from. `per_sample` is
-    None where an estimator has none to give, `standard_error` None where no honest one is known. `independent` is
-    False when a statistic of the batch couples the samples; `shapes` maps parameter names to shapes, in the order in
-    which they lie in P. `metrics` is what the estimator counted on its way: costs that it clipped, the effective
-    sample size of its weights.
-    """
-
-    mean: Tensor
-    unbiased: bool
-    independent: bool
-    shapes: Mapping[str, tuple[int, ...]]
-    metrics: Metrics = field(default_factory=dict)
-    rows: Callable[[], Tensor | None] = field(repr=False, compare=False)
-    error: Callable[[Tensor | None], Tensor | None] = field(repr=False, compare=False)
-
-    @cached_property
-    def per_sample(self) -> Tensor | None:
-        """The gradient of every sample, `[N, P]`."""
-        return self.rows()
-
-    @cached_property
-    def standard_error(self) -> Tensor | None:
-        """The standard error of the mean, `[P]`."""
-        return self.error(self.per_sample)
-
-    def by_name(self) -> dict[str, Tensor]:
-        """Returns the mean gradient of each parameter, in its own shape."""
-        pieces = self.mean.split([prod(shape) for shape in self.shapes.values()])
-        return {name: piece.reshape(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+    @property
+    def goals(self) -> Tensor:
+        """What a critic is fitted to, `[F, N]`."""
+        return self.signal if self.targets is None else self.targets

@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
-    "types protocols action_values objectives snapshot options errors schema config",
+    "types expectation experience protocols action_values objectives snapshot options errors schema config",
     "core",
-    "estimators baselines critics weights returns updates policies diagnostics loggers",
+    "behaviors reuse estimators baselines critics weights returns updates policies diagnostics loggers",
     "rl vi blackbox",
     "run problems reporting",
     "train fit evaluate evaluate_offline verify check_env report dashboard "

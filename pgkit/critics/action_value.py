@@ -63,6 +63,11 @@ class ActionValueCritic(FittedCritic):
             result: Tensor | None = self.network(obs) if self.finite else None
         return result
 
+    def chosen_values(self, obs: Observations, actions: Tensor) -> Tensor:
+        """Returns Q(s, a) of actions as sampled, `[...]`, detached."""
+        with torch.no_grad():
+            return self._quality(obs, self.policy.law.encode(actions))
+
     def expansion(self, obs: Observations, actions: Tensor) -> Expansion:
         """Returns Q around actions as sampled."""
         return Expansion(self.policy, obs, actions, quality=lambda encoded: self._quality(obs, encoded))

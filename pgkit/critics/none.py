@@ -25,7 +25,9 @@ class NoCritic:
         """Returns None: nothing is bootstrapped."""
         return None
 
-    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
+    def update(
+        self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
+    ) -> Metrics:
         """Learns nothing."""
         return {}
 

@@ -120,10 +120,13 @@ class FittedCritic(ABC):
             result: Tensor = self.network.network[:-1](self.network.encoder(obs))
         return result
 
-    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
+    def update(
+        self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
+    ) -> Metrics:
         """Takes `steps` gradient steps towards the targets; reports their mean loss in squared target units.
 
-        Shapes: targets, mask `[T, N]`.
+        Weights are used relative to their mean: only their ratios say how targets count.
+        Shapes: targets, mask, weight `[T, N]`.
         """
         rows = trajectories.rows(mask.reshape(-1).nonzero().squeeze(-1))
         if len(rows.index) == 0:
@@ -131,11 +134,13 @@ class FittedCritic(ABC):
         goal = self.network.absorb(targets.reshape(-1)[rows.index])
         with torch.no_grad():
             inputs = self.inputs(rows)
+        counts = None if weight is None else _relative(weight.reshape(-1)[rows.index])
         total = torch.zeros(())
         for _ in range(self.steps):
             index = torch.randint(len(goal), (min(self.minibatch_size, len(goal)),), generator=self.generator)
             predicted = self.chosen(self.network.network(inputs[index]), rows.actions[index])
-            loss = (predicted - goal[index]).square().mean()
+            errors = (predicted - goal[index]).square()
+            loss = errors.mean() if counts is None else (counts[index] * errors).mean()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -189,3 +194,8 @@ class ValueCritic(FittedCritic):
     def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Returns the one output, whatever the action."""
         return outputs.squeeze(-1)
+
+
+def _relative(weight: Tensor) -> Tensor:
+    """Returns weights whose mean is 1; all 0 where they are."""
+    return weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)

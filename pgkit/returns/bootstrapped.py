@@ -26,7 +26,9 @@ class LambdaReturn(ScaledReturn):
         super().__init__(gamma=gamma, scale_rewards=scale_rewards)
         self.lam = lam
 
-    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def signal(
+        self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns G^λ `[T, N]` and the batch's own mask."""
         result = lambda_return(
             self.scaler.scaled(trajectories.rewards),
@@ -55,7 +57,9 @@ class NStep(ScaledReturn):
         super().__init__(gamma=gamma, scale_rewards=scale_rewards)
         self.n = n
 
-    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def signal(
+        self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the n-step returns `[T, N]` and the batch's own mask."""
         result = n_step_return(
             self.scaler.scaled(trajectories.rewards),

@@ -28,7 +28,9 @@ class Total(ScaledReturn):
     def __init__(self, *, gamma: Fraction, scale_rewards: bool = False) -> None:
         super().__init__(gamma=gamma, scale_rewards=scale_rewards)
 
-    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def signal(
+        self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the same number at every valid row of a column, with later rewards weighted back to row t."""
         to_go = _reward_to_go(trajectories, values, log_weight, self.scaler, self.gamma)
         whole = to_go[0] * (log_weight[0] - log_weight).exp()
@@ -53,7 +55,9 @@ class RewardToGo(ScaledReturn):
         self.cut = cut
         self.unbiased = cut == "refuse"
 
-    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def signal(
+        self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns G `[T, N]` and the mask, without the rows of cut episodes where they are dropped."""
         to_go = _reward_to_go(trajectories, values, log_weight, self.scaler, self.gamma)
         mask = trajectories.mask

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgkit.core.recursions import linear_scan
 from pgkit.core.running import deviation, merge_moments
-from pgkit.types import Trajectories
+from pgkit.types import Trajectories, WeightKind
 
 
 @final
@@ -64,6 +64,8 @@ class ScaledReturn(ABC):
 
     needs_values = False
     needs_whole_episodes = False
+    needs_action_values = False
+    weighs: WeightKind = "prefix"
     discount_states = False
     unbiased = False
 
@@ -76,8 +78,21 @@ class ScaledReturn(ABC):
         return self.scaler.scaled(trajectories.rewards)
 
     @abstractmethod
-    def signal(self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def signal(
+        self, trajectories: Trajectories, values: Tensor | None, log_weight: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns (signal, mask), both `[T, N]`."""
+
+    def targets(
+        self,
+        trajectories: Trajectories,
+        values: Tensor | None,
+        log_weight: Tensor,
+        signal: Tensor,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the signal: an outcome of its state, once it is weighted by how the state came about."""
+        return signal
 
     def update(self, trajectories: Trajectories) -> None:
         """Advances the reward moments, once the batch has been used."""

@@ -8,9 +8,11 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from pgkit.action_values import ActionCritic
+from pgkit.core import score
 from pgkit.core.recursions import episode_time
 from pgkit.core.scores import Scores
-from pgkit.protocols import Critic, Estimator, Policy, Returns, Weights
+from pgkit.experience import Weights
+from pgkit.protocols import Critic, Estimator, Policy, Returns
 from pgkit.types import Factors, Trajectories, map_observations
 
 
@@ -47,7 +49,12 @@ def factors_of(
     contexts = map_observations(lambda x: x[:-1], trajectories.obs)
     of_actions = critic if isinstance(critic, ActionCritic) else None
     log_weight = weights.log_weight(policy, trajectories)
-    signal, mask = returns.signal(trajectories, values, log_weight)
+    chosen = (
+        of_actions.chosen_values(contexts, trajectories.actions) if of_actions and returns.needs_action_values else None
+    )
+    signal, mask = returns.signal(trajectories, values, log_weight, chosen)
+    # Weighted by how a row came about, what followed it is an outcome of its state under the policy that learns.
+    corrected = weights.reach != "none" and weights.kind == "prefix"
     factors = Factors(
         signal=signal,
         log_weight=log_weight,
@@ -61,6 +68,9 @@ def factors_of(
         action_values=None if of_actions is None else of_actions.action_values(contexts),
         action_probabilities=None if of_actions is None else of_actions.probabilities(contexts),
         expansion=None if of_actions is None else of_actions.expansion(contexts, trajectories.actions),
+        strata=trajectories.behavior_id if weights.reach == "all" else None,
+        targets=returns.targets(trajectories, values, log_weight, signal, chosen),
+        fit_weight=score.scale(log_weight, mask) if corrected else None,
     )
     return replace(factors, scale=estimator.scale(factors))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pgkit.protocols import Policy
-from pgkit.types import Trajectories
+from pgkit.types import Trajectories, WeightKind
 
 
 @final
@@ -16,6 +16,9 @@ class OnPolicy:
     """Every weight is 1, exactly, and nothing is computed."""
 
     unbiased = True
+    kind: WeightKind = "prefix"
+    reach = "none"
+    needs_whole_episodes = False
 
     def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:
         """Returns zeros `[T, N]`."""

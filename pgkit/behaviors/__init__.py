@@ -1,0 +1,1 @@
+"""Policies that collect experience, on purpose or because they learn."""

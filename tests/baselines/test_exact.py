@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ from pgkit.rl.factors import factors_of
 from pgkit.rl.objective import PolicyObjective, correction_of
 from pgkit.schema.commands import serves
 from pgkit.snapshot import Facts
-from pgkit.types import Trajectories
+from pgkit.types import Trajectories, WeightKind
 from tests.baselines import references
 from tests.end_to_end.runs import configuration
 from tests.problems import Enumeration, columns_of
@@ -62,6 +62,9 @@ class Ratio:
     """The cumulative log ratio of each prefix, as an importance weight of prefixes."""
 
     unbiased = True
+    kind: WeightKind = "prefix"
+    reach: Literal["none", "own", "all"] = "own"
+    needs_whole_episodes = True
 
     def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:
         ratio = policy.log_prob(trajectories.obs[:-1], trajectories.actions) - trajectories.behavior_log_prob

@@ -42,13 +42,18 @@ class ExactActionCritic:
     def action_values(self, obs: Observations) -> Tensor:
         return torch.stack([row[states] for row, states in zip(self.quality, obs, strict=True)])
 
+    def chosen_values(self, obs: Observations, actions: Tensor) -> Tensor:
+        return self.action_values(obs).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
     def expansion(self, obs: Observations, actions: Tensor) -> Expansion:
         return Expansion(self.policy, obs, actions, quality=lambda encoded: (self.action_values(obs) * encoded).sum(-1))
 
     def probabilities(self, obs: Observations) -> Tensor:
         return self.policy.law.log_probabilities(self.policy(obs)).exp().detach()
 
-    def update(self, trajectories: Trajectories, targets: Tensor, mask: Tensor) -> Metrics:
+    def update(
+        self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
+    ) -> Metrics:
         return {}
 
     def state_dict(self) -> dict[str, object]:

@@ -13,11 +13,13 @@ import torch
 
 from pgkit import train
 from pgkit.baselines.constant import MovingAverage
+from pgkit.behaviors.current import Current
 from pgkit.core.processes import BANDIT
 from pgkit.critics.none import NoCritic
 from pgkit.estimators.score_function import ScoreFunction
 from pgkit.policies.mlp import MLPPolicy
 from pgkit.returns.discounted import RewardToGo
+from pgkit.reuse.none import NoReuse
 from pgkit.run import instruments
 from pgkit.updates.gradient_step import GradientStep
 from pgkit.weights.on_policy import OnPolicy
@@ -77,6 +79,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         policy=problem.policy, critic=NoCritic(observation_space=None, generator=None), returns=RewardToGo(gamma=1.0),
         baseline=MovingAverage(), estimator=ScoreFunction(gamma=1.0), weights=OnPolicy(), diagnostics={},
         update=GradientStep(optimizer=torch.optim.SGD(problem.policy.parameters(), lr=0.1)), collector=collector,
+        behavior=Current(policy=problem.policy, num_lanes=1), reuse=NoReuse(),
         streams=SimpleNamespace(policy=np.random.default_rng(0)), coupling="independent",
     )  # fmt: skip
     train.learn(parts, Journal(), SimpleNamespace(requested=False), total_steps=6)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -18,10 +20,12 @@ from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
 from pgkit.experience import Behavior, Reuse, Weights
 from pgkit.objectives import Update
+from pgkit.playback import restore
 from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns
 from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
+from pgkit.run.checkpoint import load_policy_state
 from pgkit.run.seeds import Streams, draw_seed
 from pgkit.snapshot import Diagnostic, Facts
 from pgkit.types import Coupling
@@ -95,11 +99,12 @@ def assemble(config: DictConfig) -> Parts:
     with forked_torch_generator(draw_seed(streams.parameters)):
         known = {"facts": facts, "critic": critic, **spaces}
         baseline = build(config["baseline"], expects=Baseline, trusted=trusted, offers=known)
+        loading = {"load_policy": partial(_load_policy, lanes=lanes, trusted=trusted)}
         behavior = build(
             config["behavior"],
             expects=Behavior,
             trusted=trusted,
-            offers=spaces,
+            offers=loading,
             policy=policy,
             num_lanes=lanes.num_lanes,
         )
@@ -140,6 +145,16 @@ def forked_torch_generator(seed: int) -> Iterator[None]:
         yield
 
 
+def _load_policy(folder: str, *, lanes: Lanes, trusted: Sequence[str]) -> Any:
+    """Returns the policy of a finished run, for the environment of this one.
+
+    Raises: UsageError for a folder without one, or with other spaces.
+    """
+    saved = load_policy_state(Path(folder) / "checkpoints" / "last")
+    saved.expect_spaces(lanes.observation_space, lanes.action_space)
+    return restore(saved, trusted=trusted)
+
+
 def has_values(critic: object) -> bool:
     """Returns whether a critic has values to give."""
     return not isinstance(critic, NoCritic)
@@ -157,6 +172,8 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
         raise UsageError(
             f"critic: {_name(parts.critic)}, expected critic=action_value for estimator {_name(parts.estimator)}"
         )
+    if parts.weights.reach == "none":
+        refuse_uncorrected(parts)
     parts.estimator.accepts(parts.lanes.action_space, columns)
     refuse_coupled_control(parts.estimator, parts.baseline)
     if parts.estimator.controlled and columns < 2:
@@ -168,6 +185,19 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
                 raise UsageError(f"{group}: {_name(part)} without a critic, expected critic=value")
     if parts.returns.needs_whole_episodes and "episodes" not in config.collect:
         raise UsageError(f"returns: {_name(parts.returns)} on slabs of steps, expected collect=episodes")
+
+
+def refuse_uncorrected(parts: Parts) -> None:
+    """Raises UsageError for data of other policies that nothing corrects for."""
+    # An update that takes ratios of its own, as a clipped one does, says so.
+    if getattr(parts.update, "corrects", False):
+        return
+    if not parts.behavior.on_policy:
+        raise UsageError(
+            f"weights: on_policy, expected others for behavior {_name(parts.behavior)}, as weights=balance"
+        )
+    if parts.reuse.batches > 1:
+        raise UsageError(f"weights: on_policy, expected others for reuse {_name(parts.reuse)}, as weights=balance")
 
 
 def refuse_coupled_control(estimator: Estimator, baseline: Baseline) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pgkit.protocols import Policy
-from pgkit.types import Metrics, Observations, Trajectories, WeightKind
+from pgkit.types import Factors, Metrics, Observations, Trajectories, WeightKind
 
 
 class Acting(Protocol):
@@ -53,8 +53,11 @@ class Behavior(Protocol):
     def acting(self) -> Behaviors:
         """Returns who acts at present."""
 
-    def update(self, trajectories: Trajectories, coefficients: Tensor) -> Metrics:
-        """Learns how to act from a batch and the coefficients `[T, N]` or `[T, N, C]` of its gradient, used before."""
+    def learn(self, trajectories: Trajectories, factors: Factors, coefficients: Tensor) -> Metrics:
+        """Learns how to act from a batch and the coefficients `[T, N]` or `[T, N, C]` of its gradient.
+
+        Called after everything was read and before the policy moves.
+        """
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -54,11 +54,10 @@ def learn(
             average=update.average,
             entropy_coefficient=update.entropy_coefficient,
         )
-        metrics = update.step(objective, progress=min(1.0, journal.env_steps / total_steps))
+        metrics = parts.reuse.metrics() | parts.behavior.learn(trajectories, factors, coefficients)
+        metrics |= update.step(objective, progress=min(1.0, journal.env_steps / total_steps))
         baseline.update(factors)
         metrics |= critic.update(trajectories, factors.goals, factors.mask, factors.fit_weight)
-        metrics |= parts.behavior.update(trajectories, coefficients)
-        metrics |= parts.reuse.metrics()
         policy.update(batch.trajectories.rows())
         returns.update(batch.trajectories)
         with journal.diagnosing():

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pgkit.experience import Behaviors
-from pgkit.types import Metrics, Trajectories
+from pgkit.types import Factors, Metrics, Trajectories
 
 
 @final
@@ -32,7 +32,7 @@ class Current:
         """Returns the policy, on every lane."""
         return self._behaviors
 
-    def update(self, trajectories: Trajectories, coefficients: Tensor) -> Metrics:
+    def learn(self, trajectories: Trajectories, factors: Factors, coefficients: Tensor) -> Metrics:
         """Learns nothing: the policy does."""
         return {}
 

@@ -1,0 +1,141 @@
+"""Choices among finitely many actions, one or several at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from pgkit.policies.law import Array, Law
+
+
+@final
+class Categorical(Law):
+    """One of n actions; the parameters are logits, and actions are indices from 0 whatever the space starts at."""
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        self.num_parameters = int(space.n)
+        self.dimensions = (self.num_parameters,)
+        self.start = int(space.start)
+
+    def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Returns standard Gumbel noise `[*shape, n]`: the largest noisy logit is a draw from the softmax."""
+        exponential = generator.standard_exponential((*shape, self.num_parameters), dtype=np.float32)
+        return -np.log(np.maximum(exponential, np.float32(1e-30)))
+
+    def sample(self, parameters: Array, noise: Array) -> Array:
+        return (parameters + noise).argmax(axis=-1)
+
+    def mode(self, parameters: Array) -> Array:
+        return parameters.argmax(axis=-1)
+
+    def to_environment(self, actions: Array) -> Array:
+        return actions + self.start if self.start else actions
+
+    def encode(self, actions: Tensor) -> Tensor:
+        return (actions.unsqueeze(-1) == torch.arange(self.num_parameters)).to(torch.get_default_dtype())
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return torch.softmax(parameters, dim=-1)
+
+    def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        return self.log_probabilities(parameters).gather(-1, actions.unsqueeze(-1))
+
+    def log_probabilities(self, parameters: Tensor) -> Tensor:
+        """Returns the log-probability of every action, `[..., A]`."""
+        return torch.log_softmax(parameters, dim=-1)
+
+    def tempered(self, parameters: Tensor, temperature: float) -> Tensor:
+        return parameters / temperature
+
+    def with_uniform(self, parameters: Tensor, share: float) -> Tensor:
+        return mixed_with_uniform(parameters, share)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        log_prob = torch.log_softmax(parameters, dim=-1)
+        return -(log_prob.exp() * log_prob).sum(dim=-1)
+
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        log_p, log_q = torch.log_softmax(parameters, dim=-1), torch.log_softmax(other, dim=-1)
+        return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+@final
+class IndependentCategorical(Law):
+    """One of several choices in each dimension, independently; the parameters are the logits, dimension by dimension.
+
+    Actions are indices from 0 whatever the space starts at; a bit is a choice between two.
+    """
+
+    def __init__(self, space: spaces.MultiDiscrete | spaces.MultiBinary) -> None:
+        self.shape, self.dtype = tuple(space.shape), space.dtype
+        if isinstance(space, spaces.MultiDiscrete):
+            self.dimensions, self.start = tuple(space.nvec.reshape(-1).tolist()), space.start
+        else:
+            self.dimensions, self.start = (2,) * math.prod(self.shape), np.zeros(self.shape, dtype=int)
+        self.num_parameters = sum(self.dimensions)
+        counts = torch.tensor(self.dimensions)
+        self._choice = torch.cat([torch.arange(count) for count in self.dimensions])
+        self._dimension = torch.arange(len(counts)).repeat_interleave(counts)
+        # Where the logits of each dimension lie, as a table; dimensions with fewer choices point at one beyond the end.
+        self._table = torch.full((len(counts), int(counts.max())), self.num_parameters)
+        self._table[self._dimension, self._choice] = torch.arange(self.num_parameters)
+
+    def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Returns standard Gumbel noise `[*shape, K]`."""
+        exponential = generator.standard_exponential((*shape, self.num_parameters), dtype=np.float32)
+        return -np.log(np.maximum(exponential, np.float32(1e-30)))
+
+    def sample(self, parameters: Array, noise: Array) -> Array:
+        return self.mode(parameters + noise)
+
+    def mode(self, parameters: Array) -> Array:
+        beyond = np.full_like(parameters[..., :1], -np.inf)
+        logits = np.concatenate([parameters, beyond], axis=-1)[..., self._table.numpy()]
+        return logits.argmax(axis=-1).reshape(*parameters.shape[:-1], *self.shape)
+
+    def to_environment(self, actions: Array) -> Array:
+        return (actions + self.start).astype(self.dtype)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        chosen = self._flat(actions)[..., self._dimension]
+        return (chosen == self._choice).to(torch.get_default_dtype())
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return self._log_probabilities(parameters).exp()[..., self._dimension, self._choice]
+
+    def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        return self._log_probabilities(parameters).gather(-1, self._flat(actions).unsqueeze(-1)).squeeze(-1)
+
+    def tempered(self, parameters: Tensor, temperature: float) -> Tensor:
+        return parameters / temperature
+
+    def with_uniform(self, parameters: Tensor, share: float) -> Tensor:
+        return torch.cat([mixed_with_uniform(each, share) for each in parameters.split(self.dimensions, -1)], dim=-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        log_prob = self._log_probabilities(parameters)
+        return -(log_prob.exp() * log_prob).sum(dim=(-2, -1))
+
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        log_p, log_q = self._log_probabilities(parameters), self._log_probabilities(other)
+        return (log_p.exp() * (log_p - log_q)).sum(dim=(-2, -1))
+
+    def _flat(self, actions: Tensor) -> Tensor:
+        return actions.reshape(*actions.shape[: actions.dim() - len(self.shape)], -1)
+
+    def _log_probabilities(self, parameters: Tensor) -> Tensor:
+        """Returns those of every choice, `[..., D, most choices]`; what is no choice is all but impossible, not -inf:
+        0 · inf would be nan."""
+        beyond = torch.full_like(parameters[..., :1], -1e30)
+        return torch.log_softmax(torch.cat([parameters, beyond], dim=-1)[..., self._table], dim=-1)
+
+
+def mixed_with_uniform(logits: Tensor, share: float) -> Tensor:
+    """Returns the log-probabilities of (1 − share) softmax + share / n, `[..., n]`."""
+    shares = logits.new_tensor([1 - share, share / logits.shape[-1]]).log()
+    return torch.logaddexp(logits.log_softmax(dim=-1) + shares[0], shares[1])

@@ -1,0 +1,76 @@
+"""Laws of one action given the numbers a network puts out: pure functions of parameters `[..., K]`.
+
+Sampling is numpy, from base noise drawn beforehand, so that no tensor library sits in the step loop and the same noise
+always gives the same action; what is differentiated is torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+class Law(ABC):
+    """A family of distributions over actions. `parameters` are `[..., K]`; results are `[...]`, in nats."""
+
+    num_parameters: int
+    """K."""
+    dimensions: Sequence[int]
+    """How many numbers each of D independent dimensions of an action is encoded in, E in all."""
+
+    @abstractmethod
+    def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Returns base noise for `shape` actions, `[*shape, …]` in float32."""
+
+    @abstractmethod
+    def sample(self, parameters: Array, noise: Array) -> Array:
+        """Returns the actions `[..., *act]` that the noise picks."""
+
+    @abstractmethod
+    def mode(self, parameters: Array) -> Array:
+        """Returns the most probable actions `[..., *act]`."""
+
+    @abstractmethod
+    def to_environment(self, actions: Array) -> Array:
+        """Returns the actions as the environment takes them; the ones given are left as sampled."""
+
+    @abstractmethod
+    def encode(self, actions: Tensor) -> Tensor:
+        """Returns the actions as sampled in numbers that have a mean, `[..., E]`."""
+
+    @abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Returns the mean of the encoded actions, `[..., E]`, differentiable."""
+
+    @abstractmethod
+    def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Returns the log-probability (density) of every dimension of the actions as sampled, `[..., D]`."""
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Returns the log-probability (density) of the actions as sampled."""
+        return self.log_prob_of_dimensions(parameters, actions).sum(dim=-1)
+
+    @abstractmethod
+    def tempered(self, parameters: Tensor, temperature: float) -> Tensor:
+        """Returns the parameters of π^(1/τ), normalised."""
+
+    @abstractmethod
+    def with_uniform(self, parameters: Tensor, share: float) -> Tensor:
+        """Returns the parameters of (1 − share) π + share · uniform, each dimension on its own.
+
+        Raises: UsageError for a law without such a mixture.
+        """
+
+    @abstractmethod
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Returns the (differential) entropy."""
+
+    @abstractmethod
+    def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
+        """Returns KL(parameters || other)."""

@@ -36,6 +36,8 @@ COMPANIONS = {
     "returns=n_step": ["critic=value"],
     "baseline=value": ["critic=value"],
     "env=gym": ["env.id=CartPole-v1"],
+    "reuse=window": ["weights=balance"],
+    **{f"behavior={name}": ["weights=balance"] for name in ("temperature", "epsilon", "checkpoint", "active")},
 }
 """What an option needs of others, so that it stands without a contradiction."""
 
@@ -234,6 +236,8 @@ CONTRADICTORY = [
     ("train", "collect=steps returns=total", ("collect", "returns=total")),
     ("train", "collect=steps critic=value estimator.discount_states=true", ("collect", "estimator.discount_states")),
     ("train", "collect=steps", ("returns.cut", "collect=steps")),
+    ("train", "reuse=window", ("weights", "reuse=window")),
+    ("train", "behavior=epsilon", ("weights", "behavior=epsilon")),
     ("train", "optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
     ("train", "returns=total estimator.discount_states=true", ("estimator.discount_states", "returns=total")),
     ("fit", "baseline=leave_one_out num_samples=1", ("num_samples", "baseline=leave_one_out")),

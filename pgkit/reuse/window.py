@@ -67,13 +67,14 @@ class Window:
         """Returns the new batch and the old ones beside it, the newest first."""
         new = self._entry(trajectories, behaviors)
         if self._kept and self.min_ess > 0:
-            self._drop(behaviors)
+            self._drop()
+        self._kept = self._kept[: self.batches - 1]
         for old in self._kept:
             old.age += 1
             if self.keep == "parameters":
                 new.said.update(zip(old.own, log_densities(old.policies, new.trajectories), strict=True))
                 old.said.update(zip(new.own, log_densities(new.policies, old.trajectories), strict=True))
-        self._kept = [new, *self._kept][: self.batches]
+        self._kept = [new, *self._kept]
         known = {number for entry in self._kept for number in entry.own}
         for entry in self._kept:
             entry.said = {number: said for number, said in entry.said.items() if number in known}
@@ -134,7 +135,7 @@ class Window:
         kept = copy.deepcopy(behaviors.policies) if self.keep == "parameters" else ()
         return _Kept(trajectories=labelled, policies=kept, own=own, said=dict(zip(own, said, strict=True)))
 
-    def _drop(self, behaviors: Behaviors) -> None:
+    def _drop(self) -> None:
         """Forgets batches that the policy which learns would hardly have sampled."""
         before = len(self._kept)
         self._kept = [entry for entry in self._kept if self._worth(entry) >= self.min_ess]

@@ -81,6 +81,17 @@ def _slabs_of_cut_episodes(config: Tree) -> str | None:
     return None
 
 
+def _uncorrected(config: Tree) -> str | None:
+    # An update that takes ratios of its own, as a clipped one does, says so.
+    corrected = attribute(_target(config, "update"), "corrects", False)
+    if corrected or attribute(_target(config, "weights"), "reach", "none") != "none":
+        return None
+    for group, usual in (("behavior", "current"), ("reuse", "no_reuse")):
+        if group in config and _option(config, group) != usual:
+            return f"weights: on_policy, expected others, as weights=balance, for {group}={_option(config, group)}"
+    return None
+
+
 def _discounted_twice(config: Tree) -> str | None:
     # The whole return already carries γ^t; a second factor would make it the gradient of nothing.
     if _option(config, "returns") != "total" or not config.get("estimator", {}).get("discount_states"):
@@ -104,6 +115,7 @@ CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _uneven_evaluation,
     _values_without_critic,
     _slabs_of_cut_episodes,
+    _uncorrected,
     _discounted_twice,
     _nesterov_without_momentum,
 )

@@ -33,6 +33,13 @@ ROOT: Mapping[str, Any] = {
     "alpha": Annotated[float, options.Range(above=0, below=1)],
     "cards": str | None,
     "workers": options.Count,
+    "trajectories": str | None,
+    "data": str,
+    "behavior_policy": Literal["logged", "fitted"],
+    "confidence": Annotated[float, options.Range(above=0, below=1)],
+    "resamples": Annotated[int, options.Range(least=100)],
+    "folds": Annotated[int, options.Range(least=2)],
+    "return_range": list[float] | None,
 }
 """Types of the root keys of every entry point; a root key that is not here has the type of its default."""
 

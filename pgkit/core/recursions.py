@@ -66,9 +66,37 @@ def lambda_return(
     return linear_scan(gamma * trace * ratio, torch.where(mask, rewards, 0.0) + bootstrap)
 
 
+def windowed_scan(decay: Tensor, increment: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Returns (sums, products): Σ_{k<n} (Π_{j<k} decay_{t+j}) increment_{t+k} and Π_{j<n} decay_{t+j}, n the length.
+
+    Windows of twice the length are made of two, so that log2(n) steps do; past the last row both are 0.
+    Shapes: both `[T, …]`, equal.
+    """
+    expect("T", decay=decay, increment=increment)
+    sums, products, covered = torch.zeros_like(increment), torch.ones_like(decay), 0
+    window, reach, size = increment, decay, 1
+    while covered < length:
+        if length & size:
+            # Those of `size` rows go on where those of `covered` rows end.
+            sums = sums + products * _later(window, covered)
+            products = products * _later(reach, covered)
+            covered += size
+        window = window + reach * _later(window, size)
+        reach = reach * _later(reach, size)
+        size *= 2
+    return sums, products
+
+
+def _later(rows: Tensor, shift: int) -> Tensor:
+    """Returns the rows `shift` steps on, zeros past the last."""
+    beyond = torch.zeros_like(rows[: min(shift, len(rows))])
+    return torch.cat((rows[shift:], beyond))
+
+
 def n_step_return(
     rewards: Tensor,
     values: Tensor,
+    log_weight: Tensor,
     *,
     terminated: Tensor,
     truncated: Tensor,
@@ -76,24 +104,27 @@ def n_step_return(
     gamma: float,
     n: int,
 ) -> Tensor:
-    """Returns Σ_{k<n} γ^k r_{t+k} + γ^n V_{t+n}, cut earlier at ends, 0 outside the mask.
+    """Returns Σ_{k<n} γ^k w_k r_{t+k} + γ^n w_{n−1} V_{t+n}, cut earlier at ends, 0 outside the mask.
+
+    w_k = exp(L_{t+k} − L_t) corrects each later reward for the policy that chose the actions after a_t, and the value
+    for those that led to it.
 
     Shapes: values `[T+1, N]`, everything else `[T, N]`.
     Bias: that of the values, weighted by γ^n.
     Source: Sutton and Barto 2018, chapter 7.
     """
-    expect("T N .", rewards=rewards, terminated=terminated, truncated=truncated, mask=mask)
+    expect("T N .", rewards=rewards, log_weight=log_weight, terminated=terminated, truncated=truncated, mask=mask)
     expect("U N .", values=values[1:], rewards=rewards)
     alive = mask & ~terminated
     continues = alive & ~truncated
     continues[-1] = False
     earned = torch.where(mask, rewards, 0.0)
-    result = values[:-1]
-    for _ in range(min(n, len(rewards))):
-        later = torch.cat((result[1:], values[-1:]))
-        successor = torch.where(continues, later, torch.where(alive, values[1:], 0.0))
-        result = earned + gamma * successor
-    return torch.where(mask, result, 0.0)
+    valued = earned + torch.where(alive, gamma * values[1:], 0.0)
+    decay = torch.zeros_like(rewards)
+    decay[:-1] = torch.where(continues[:-1], log_weight[1:] - log_weight[:-1], -torch.inf).exp() * gamma
+    shorter = min(n, len(rewards)) - 1
+    sums, products = windowed_scan(decay, torch.where(continues, earned, valued), shorter)
+    return sums + products * _later(valued, shorter)
 
 
 def episode_time(starts: Tensor) -> Tensor:

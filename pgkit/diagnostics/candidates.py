@@ -85,7 +85,7 @@ def signal_of(each: Candidate, snapshot: Snapshot, *, gamma: float) -> Tensor:
     tail = rewards.new_zeros(rewards.shape[0] + 1, rewards.shape[1]) if values is None else values
     ends = {"terminated": trajectories.terminated, "truncated": trajectories.truncated, "mask": trajectories.mask}
     if each.credit == "n_step":
-        return recursions.n_step_return(rewards, tail, **ends, gamma=gamma, n=int(each.number))
+        return recursions.n_step_return(rewards, tail, factors.log_weight, **ends, gamma=gamma, n=int(each.number))
     lam = each.number if each.credit == "gae" else 1.0
     result = recursions.lambda_return(rewards, tail, factors.log_weight, **ends, gamma=gamma, lam=lam)
     if each.credit == "total":

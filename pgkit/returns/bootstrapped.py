@@ -45,7 +45,7 @@ class LambdaReturn(ScaledReturn):
 
 @final
 class NStep(ScaledReturn):
-    """The next n rewards, then γ^n V(s_{t+n}); fewer before an end.
+    """The next n rewards, then γ^n V(s_{t+n}); fewer before an end. Off-policy, each with the weight of its actions.
 
     Bias: that of the critic, weighted by γ^n.
     Source: Sutton and Barto 2018, chapter 7.
@@ -64,6 +64,7 @@ class NStep(ScaledReturn):
         result = n_step_return(
             self.scaler.scaled(trajectories.rewards),
             _required(values),
+            log_weight,
             terminated=trajectories.terminated,
             truncated=trajectories.truncated,
             mask=trajectories.mask,

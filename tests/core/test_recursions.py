@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,25 +82,34 @@ def test_the_scan_is_the_loop(seed: int, num_steps: int, num_columns: int) -> No
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-def truncated_sum(batch: Slab, column: int, rows: list[int], n: int, gamma: float) -> float:
-    """Returns the first n rewards of `rows`, discounted, and the value of what follows unless that is an end."""
-    taken = rows[:n]
-    total = sum(gamma**k * float(batch.rewards[t, column]) for k, t in enumerate(taken))
+def truncated_sum(
+    batch: Slab, column: int, rows: list[int], n: int, gamma: float, *, corrected: bool = False
+) -> float:
+    """Returns the first n rewards of `rows`, discounted, and the value of what follows unless that is an end.
+
+    Each is weighted by the choices after the first row's.
+    """
+    taken, logs = rows[:n], batch.log_weight[:, column]
+    weights = [math.exp(float(logs[t] - logs[taken[0]])) if corrected else 1.0 for t in taken]
+    total = sum(gamma**k * weights[k] * float(batch.rewards[t, column]) for k, t in enumerate(taken))
     over = bool(batch.terminated[taken[-1], column])
-    return total + (0.0 if over else gamma ** len(taken) * float(batch.values[taken[-1] + 1, column]))
+    return total + (
+        0.0 if over else gamma ** len(taken) * weights[-1] * float(batch.values[taken[-1] + 1, column])
+    )
 
 
 @settings(deadline=None, max_examples=100)
-@given(n=st.integers(1, 12), gamma=st.sampled_from([0.0, 0.7, 1.0]), **SIZES)
-def test_the_n_step_return_is_n_rewards_and_a_value(
-    n: int, gamma: float, seed: int, num_steps: int, num_columns: int
+@given(corrected=st.booleans(), n=st.integers(1, 12), gamma=st.sampled_from([0.0, 0.7, 1.0]), **SIZES)
+def test_the_n_step_return_is_n_rewards_and_a_value_with_the_weights_of_the_choices_since(
+    corrected: bool, n: int, gamma: float, seed: int, num_steps: int, num_columns: int
 ) -> None:
     batch = slab(seed, num_steps, num_columns)
     expected = torch.zeros(num_steps, num_columns)
     for column, rows in batch.episodes:
         for index, row in enumerate(rows):
-            expected[row, column] = truncated_sum(batch, column, rows[index:], n, gamma)
-    found = n_step_return(batch.rewards, batch.values, **batch.ends, gamma=gamma, n=n)
+            expected[row, column] = truncated_sum(batch, column, rows[index:], n, gamma, corrected=corrected)
+    logs = batch.log_weight if corrected else torch.zeros_like(batch.log_weight)
+    found = n_step_return(batch.rewards, batch.values, logs, **batch.ends, gamma=gamma, n=n)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
@@ -162,7 +172,7 @@ def test_a_culprit_of_wrong_shape_is_named() -> None:
     with pytest.raises(ValueError, match="log_weight: T=3, but T=2 in rewards"):
         lambda_return(two, three, three, **ends, gamma=1.0, lam=1.0)
     with pytest.raises(ValueError, match="rewards: U=2, but U=1 in values"):
-        n_step_return(two, two, **ends, gamma=1.0, n=1)
+        n_step_return(two, two, two, **ends, gamma=1.0, n=1)
     # The [N, 1] against [N] that would broadcast to [N, N].
     with pytest.raises(ValueError, match="rewards"):
         lambda_return(two.squeeze(1), three, two, **ends, gamma=1.0, lam=1.0)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgkit.estimate import estimate_gradient as estimate_gradient
+    from pgkit.run.trajectory_files import SavedTrajectories as SavedTrajectories
+    from pgkit.run.trajectory_files import load_trajectories as load_trajectories
+    from pgkit.run.trajectory_files import save_trajectories as save_trajectories
 
 __version__ = "0.1.0"
 
@@ -24,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from pgkit.estimate import estimate_gradient
 
         return estimate_gradient
+    if name in ("SavedTrajectories", "load_trajectories", "save_trajectories"):
+        from pgkit.run import trajectory_files
+
+        return getattr(trajectory_files, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pgkit.rl.lanes import Lanes
 from pgkit.run.checkpoint import SavedPolicy, load_policy_state
 from pgkit.run.seeds import Streams, draw_seeds
 from pgkit.run.statistics import summarise_episodes
+from pgkit.types import Trajectories
 
 
 def load_policy(folder: Path | str, *, trusted: Sequence[str] = ()) -> Any:
@@ -74,15 +75,25 @@ def pausing_lanes(node: Any, *, num_envs: int, trusted: Sequence[str]) -> Lanes:
     return lanes
 
 
-def play_both(policy: Any, lanes: Lanes, *, episodes: int, streams: Streams) -> dict[str, dict[str, Any]]:
+def play_both(
+    policy: Any,
+    lanes: Lanes,
+    *,
+    episodes: int,
+    streams: Streams,
+    keep: Callable[[Trajectories], object] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Returns the statistics of the deterministic and of the stochastic policy, each over `episodes` episodes.
 
+    `keep` is handed the trajectories of the stochastic one.
     Raises: RunFault where an episode does not end.
     """
     results: dict[str, dict[str, Any]] = {}
     generator = streams.evaluation
     for name, law in (("deterministic", Deterministic(policy.law)), ("stochastic", policy.law)):
         seeds = draw_seeds(generator, lanes.num_lanes)
-        returns, lengths = play(lanes, policy.actor(), law, episodes=episodes, seeds=seeds, generator=generator)
-        results[name] = summarise_episodes(returns, lengths, generator=generator)
+        batch = play(lanes, policy.actor(), law, episodes=episodes, seeds=seeds, generator=generator)
+        results[name] = summarise_episodes(batch.returns, batch.lengths, generator=generator)
+        if keep is not None and name == "stochastic":
+            keep(batch.trajectories)
     return results

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 import torch
 
-from pgkit.rl.collect import EpisodesCollector
+from pgkit.rl.collect import Batch, EpisodesCollector
 from pgkit.rl.lanes import Lanes
 from pgkit.rl.recording import ActionLaw, Actor
 
@@ -43,12 +43,11 @@ class Deterministic:
 
 def play(
     lanes: Lanes, act: Actor, law: ActionLaw, *, episodes: int, seeds: list[int], generator: np.random.Generator
-) -> tuple[list[float], list[int]]:
-    """Returns (raw returns, lengths) of `episodes` whole episodes, a multiple of the lanes.
+) -> Batch:
+    """Returns `episodes` whole episodes, a multiple of the lanes, with their raw returns and lengths.
 
     Raises: RunFault where an episode does not end.
     """
     collector = EpisodesCollector(lanes=lanes, episodes=episodes)
     collector.start(seeds)
-    batch = collector.collect(act, law, generator)
-    return list(batch.returns), list(batch.lengths)
+    return collector.collect(act, law, generator)

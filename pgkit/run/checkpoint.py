@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pgkit.errors import UsageError
+from pgkit.run.description import checked_bytes, parse, render
 from pgkit.run.spaces_json import space_from_json, space_to_json
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def save_policy(folder: Path, policy: SavedPolicy) -> None:
         "action_space": space_to_json(policy.action_space),
         "tensors_sha256": hashlib.sha256(data).hexdigest(),
     }
-    _replace_folder(folder, {TENSORS: data, DESCRIPTION: _render(content)})
+    _replace_folder(folder, {TENSORS: data, DESCRIPTION: render(content)})
 
 
 def load_policy_state(folder: Path) -> SavedPolicy:
@@ -75,11 +75,9 @@ def load_policy_state(folder: Path) -> SavedPolicy:
     """
     if not folder.exists() and _previous(folder).exists():
         folder = _previous(folder)  # the process died between the two renames of a replacement
-    content = _parse(folder / DESCRIPTION)
+    content = parse(folder / DESCRIPTION, version=FORMAT, what="a saved policy")
     try:
-        data = (folder / TENSORS).read_bytes()
-        if hashlib.sha256(data).hexdigest() != content["tensors_sha256"]:
-            raise _damaged(folder / TENSORS)
+        data = checked_bytes(folder / TENSORS, content["tensors_sha256"], "a saved policy")
         return SavedPolicy(
             config=content["policy"],
             observation_space=space_from_json(content["observation_space"]),
@@ -87,48 +85,11 @@ def load_policy_state(folder: Path) -> SavedPolicy:
             tensors=safetensors.torch.load(data),
             path=folder,
         )
-    except OSError as error:
-        raise _unreadable(folder / TENSORS, error) from None
     except UsageError:
         raise
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         # Checksums that fit do not make a policy: someone may have written both.
         raise UsageError(f"{folder}: {error}, expected a saved policy") from None
-
-
-def _render(content: Mapping[str, Any]) -> bytes:
-    """Returns the JSON file of a description: one spelling for one content, its own checksum in it."""
-    checksum = hashlib.sha256(_canonical(content)).hexdigest()
-    return _canonical({**content, "sha256": checksum})
-
-
-def _canonical(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-        content = json.loads(data)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except ValueError:
-        raise _damaged(path) from None
-    body = {key: value for key, value in content.items() if key != "sha256"} if isinstance(content, dict) else {}
-    # The bytes are compared and not the checksum alone, so that no change of spelling passes either.
-    if _render(body) != data:
-        raise _damaged(path)
-    if body["format"] != FORMAT:
-        raise UsageError(f"{path}: format {body['format']}, expected {FORMAT}, which this version of pgkit reads")
-    return body
-
-
-def _damaged(path: Path) -> UsageError:
-    return UsageError(f"{path}: damaged (its checksum differs), expected the file as it was saved")
-
-
-def _unreadable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"{path}: {error.strerror or error}, expected a saved policy")
 
 
 def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -57,10 +57,11 @@ def test_evaluation_moves_no_moments(tmp_path: Path) -> None:
     assert equal(*moments)
 
 
-def evaluated(folder: Path, place: Path, seed: int) -> dict[str, Any]:
+def evaluated(folder: Path, place: Path, seed: int, trajectories: Path | None = None) -> dict[str, Any]:
     """Returns what an evaluation wrote into `place`."""
     place.mkdir()
     config = {"run": str(folder), "episodes": 8, "num_envs": 4, "seed": seed, "trusted_packages": []}
+    config["trajectories"] = None if trajectories is None else str(trajectories)
     evaluate.run(OmegaConf.create(config), place)
     result: dict[str, Any] = json.loads((place / "evaluation.json").read_text())
     return result
@@ -79,6 +80,17 @@ def test_evaluate_plays_both_ways_of_acting(
     assert first == again
     assert first["stochastic"] != other["stochastic"] and first["stochastic"] != first["deterministic"]
     assert before == {path: path.read_bytes() for path in typed_run.rglob("*") if path.is_file()}
+
+
+def test_evaluate_keeps_the_episodes_that_it_reports(typed_run: Path, tmp_path: Path) -> None:
+    result = evaluated(typed_run, tmp_path / "place", 0, tmp_path / "data.safetensors")
+    saved = pgkit.load_trajectories(tmp_path / "data.safetensors")
+    batch, policy = saved.trajectories, pgkit.load_policy(typed_run)
+    assert batch.rewards.sum(dim=0).mean().item() == pytest.approx(result["stochastic"]["mean"])
+    assert saved.source == str(typed_run) and saved.has_log_prob
+    rows = batch.rows()
+    expected = policy.log_prob(rows.obs, rows.actions).detach()
+    assert torch.allclose(batch.behavior_log_prob.reshape(-1)[rows.index], expected, atol=1e-5)
 
 
 def test_evaluate_writes_into_the_run_even_where_nobody_reads(typed_run: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from gymnasium import spaces
 
 import pgkit
 from pgkit.errors import UsageError
-from pgkit.run import checkpoint
 from pgkit.run.checkpoint import DESCRIPTION, TENSORS, SavedPolicy, load_policy_state, save_policy
+from pgkit.run.description import render
 
 FILES = (TENSORS, DESCRIPTION)
 
@@ -135,7 +135,7 @@ def test_a_pickle_offered_as_a_checkpoint_runs_nothing(saved: Path, name: str, t
 def test_a_forged_description_with_a_fitting_checksum_is_a_named_error(saved: Path, body: dict[str, object]) -> None:
     digest = hashlib.sha256((saved / TENSORS).read_bytes()).hexdigest()
     forged = {key: digest if value == "HERE" else value for key, value in body.items()}
-    (saved / DESCRIPTION).write_bytes(checkpoint._render(forged))
+    (saved / DESCRIPTION).write_bytes(render(forged))
     with pytest.raises(UsageError, match="expected a saved policy"):
         load_policy_state(saved)
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Space
 from omegaconf import DictConfig
 
 from pgkit.action_values import ActionCritic
@@ -114,6 +115,8 @@ def assemble(config: DictConfig) -> Parts:
     optimizer = build(
         config["optimizer"], expects=torch.optim.Optimizer, trusted=trusted, params=list(policy.parameters())
     )
+    shuffling = torch.Generator().manual_seed(draw_seed(streams.minibatches))
+    moving = {"policy": policy, "generator": shuffling}
     parts = Parts(
         streams=streams,
         lanes=lanes,
@@ -126,7 +129,7 @@ def assemble(config: DictConfig) -> Parts:
         baseline=baseline,
         weights=build(config["weights"], expects=Weights, trusted=trusted),
         estimator=estimator,
-        update=build(config["update"], expects=Update, trusted=trusted, optimizer=optimizer),
+        update=build(config["update"], expects=Update, trusted=trusted, offers=moving, optimizer=optimizer),
         diagnostics={
             name: build(node, expects=Diagnostic, trusted=trusted, offers=offers)
             for name, node in config.diagnostics.items()
@@ -174,6 +177,13 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
         )
     if parts.weights.reach == "none":
         refuse_uncorrected(parts)
+    else:
+        refuse_other_weights(parts)
+    refuse_other_critics(parts.returns, parts.critic, parts.lanes.action_space)
+    if getattr(parts.update, "needs_single_terms", False) and (
+        parts.estimator.needs_action_values or parts.estimator.controlled
+    ):
+        raise UsageError(f"estimator: {_name(parts.estimator)}, expected plain terms for update {_name(parts.update)}")
     parts.estimator.accepts(parts.lanes.action_space, columns)
     refuse_coupled_control(parts.estimator, parts.baseline)
     if parts.estimator.controlled and columns < 2:
@@ -198,6 +208,28 @@ def refuse_uncorrected(parts: Parts) -> None:
         )
     if parts.reuse.batches > 1:
         raise UsageError(f"weights: on_policy, expected others for reuse {_name(parts.reuse)}, as weights=balance")
+
+
+def refuse_other_weights(parts: Parts) -> None:
+    """Raises UsageError for weights that the return cannot read, or that the update takes anew."""
+    kind, weighs = parts.weights.kind, parts.returns.weighs
+    if kind != weighs:
+        raise UsageError(
+            f"weights: {_name(parts.weights)} of kind {kind}, expected {weighs} for {_name(parts.returns)}"
+        )
+    if kind == "prefix" and getattr(parts.update, "corrects", False):
+        raise UsageError(f"weights: {_name(parts.weights)}, expected on_policy for update {_name(parts.update)}")
+
+
+def refuse_other_critics(returns: Returns, critic: Critic, action_space: Space[Any]) -> None:
+    """Raises UsageError for a critic of what the return does not say, and for actions that it cannot do with."""
+    of_actions = isinstance(critic, ActionCritic)
+    if returns.needs_action_values and not of_actions:
+        raise UsageError(f"critic: {_name(critic)}, expected critic=action_value for returns {_name(returns)}")
+    if of_actions and getattr(returns, "fits_states_alone", False):
+        raise UsageError(f"critic: {_name(critic)}, expected critic=value for returns {_name(returns)}")
+    if isinstance(action_space, Box) and getattr(returns, "needs_finite_actions", False):
+        raise UsageError(f"returns: {_name(returns)} with continuous actions, expected retrace or q_lambda")
 
 
 def refuse_coupled_control(estimator: Estimator, baseline: Baseline) -> None:

@@ -74,6 +74,8 @@ def _slabs_of_cut_episodes(config: Tree) -> str | None:
         return None
     if attribute(_target(config, "returns"), "needs_whole_episodes", False):
         return f"collect: steps, expected collect=episodes for returns={_option(config, 'returns')}"
+    if attribute(_target(config, "weights"), "needs_whole_episodes", False):
+        return f"collect: steps, expected collect=episodes for weights={_option(config, 'weights')}"
     if config.get("estimator", {}).get("discount_states"):
         return "collect: steps, expected collect=episodes for estimator.discount_states=true"
     if _without_critic(config) and config.get("returns", {}).get("cut") == "refuse":
@@ -92,6 +94,67 @@ def _uncorrected(config: Tree) -> str | None:
     return None
 
 
+def _kind_of_another_return(config: Tree) -> str | None:
+    weights = _target(config, "weights")
+    kind, weighs = attribute(weights, "kind", "prefix"), attribute(_target(config, "returns"), "weighs", "prefix")
+    if attribute(weights, "reach", "none") == "none" or kind == weighs:
+        return None
+    fitting = "one_step" if weighs == "step" else "trajectory, per_decision or balance"
+    return f"weights: {_option(config, 'weights')}, expected {fitting} for returns={_option(config, 'returns')}"
+
+
+def _critic_of_another_return(config: Tree) -> str | None:
+    returns, of_actions = _target(config, "returns"), _option(config, "critic") == "action_value_critic"
+    if not of_actions and attribute(returns, "needs_action_values", False):
+        return f"critic: {_option(config, 'critic')}, expected critic=action_value for returns={_option(config, 'returns')}"
+    if of_actions and attribute(returns, "fits_states_alone", False):
+        return f"critic: action_value, expected critic=value for returns={_option(config, 'returns')}"
+    return None
+
+
+def _corrected_twice(config: Tree) -> str | None:
+    weights = _target(config, "weights")
+    if not attribute(_target(config, "update"), "corrects", False) or attribute(weights, "reach", "none") == "none":
+        return None
+    if attribute(weights, "kind", "prefix") == "step":
+        return None
+    own = f"update={_option(config, 'update')}, which takes ratios of its own"
+    return f"weights: {_option(config, 'weights')}, expected weights=on_policy for {own}"
+
+
+def _terms_for_another_update(config: Tree) -> str | None:
+    update, estimator = _target(config, "update"), config.get("estimator", {})
+    if not attribute(update, "needs_single_terms", False):
+        return None
+    name = _option(config, "update")
+    if estimator.get("control_variate", "none") != "none":
+        return f"estimator.control_variate: {estimator['control_variate']}, expected none for update={name}"
+    if attribute(_target(config, "estimator"), "needs_action_values", False):
+        return f"estimator: {_option(config, 'estimator')}, expected score_function for update={name}"
+    return None
+
+
+def _reference_of_rewards(config: Tree) -> str | None:
+    if not attribute(_target(config, "update"), "reads_rewards", False):
+        return None
+    name = _option(config, "update")
+    if _on_slabs(config):
+        return f"collect: steps, expected collect=episodes for update={name}"
+    if _option(config, "baseline") != "zero":
+        return f"baseline: {_option(config, 'baseline')}, expected zero for update={name}, which reads rewards alone"
+    return None
+
+
+def _minibatch_beyond_batch(config: Tree) -> str | None:
+    size, steps = config.get("update", {}).get("minibatch_size"), config.get("collect", {}).get("steps")
+    if size is None or steps is None:
+        return None
+    rows = steps * config.get("env", {}).get("num_envs", 1) * config.get("reuse", {}).get("batches", 1)
+    if size <= rows:
+        return None
+    return f"update.minibatch_size: {size}, expected at most the {rows} rows of collect.steps={steps}"
+
+
 def _discounted_twice(config: Tree) -> str | None:
     # The whole return already carries γ^t; a second factor would make it the gradient of nothing.
     if _option(config, "returns") != "total" or not config.get("estimator", {}).get("discount_states"):
@@ -108,6 +171,28 @@ def _nesterov_without_momentum(config: Tree) -> str | None:
     return f"optimizer.momentum: {optimizer.get('momentum', 0)}, expected above 0 for optimizer.nesterov=true"
 
 
+def _mixture_without_densities(config: Tree) -> str | None:
+    if config.get("reuse", {}).get("keep") != "log_probabilities":
+        return None
+    if attribute(_target(config, "weights"), "reach", "none") != "all":
+        return None
+    name = _option(config, "weights")
+    return f"reuse.keep: log_probabilities, expected parameters for weights={name}, or weights=constant_mixture"
+
+
+def _shrunk_prefixes(config: Tree) -> str | None:
+    weights = config.get("weights", {})
+    if not weights.get("per_decision"):
+        return None
+    for key in ("truncate", "power_mean"):
+        if weights.get(key) is not None:
+            return (
+                f"weights.{key}: {weights[key]}, expected null with weights.per_decision=true: such prefixes shrink "
+                "later rewards, which teaches a policy to end its episodes"
+            )
+    return None
+
+
 CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _too_few_columns,
     _too_few_samples,
@@ -116,7 +201,15 @@ CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _values_without_critic,
     _slabs_of_cut_episodes,
     _uncorrected,
+    _kind_of_another_return,
+    _critic_of_another_return,
+    _corrected_twice,
+    _terms_for_another_update,
+    _reference_of_rewards,
+    _minibatch_beyond_batch,
     _discounted_twice,
     _nesterov_without_momentum,
+    _mixture_without_densities,
+    _shrunk_prefixes,
 )
 """Each takes a checked configuration and returns a complaint that names both keys, or None."""

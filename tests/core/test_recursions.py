@@ -82,9 +82,7 @@ def test_the_scan_is_the_loop(seed: int, num_steps: int, num_columns: int) -> No
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-def truncated_sum(
-    batch: Slab, column: int, rows: list[int], n: int, gamma: float, *, corrected: bool = False
-) -> float:
+def truncated_sum(batch: Slab, column: int, rows: list[int], n: int, gamma: float, *, corrected: bool = False) -> float:
     """Returns the first n rewards of `rows`, discounted, and the value of what follows unless that is an end.
 
     Each is weighted by the choices after the first row's.
@@ -93,9 +91,7 @@ def truncated_sum(
     weights = [math.exp(float(logs[t] - logs[taken[0]])) if corrected else 1.0 for t in taken]
     total = sum(gamma**k * weights[k] * float(batch.rewards[t, column]) for k, t in enumerate(taken))
     over = bool(batch.terminated[taken[-1], column])
-    return total + (
-        0.0 if over else gamma ** len(taken) * weights[-1] * float(batch.values[taken[-1] + 1, column])
-    )
+    return total + (0.0 if over else gamma ** len(taken) * weights[-1] * float(batch.values[taken[-1] + 1, column]))
 
 
 @settings(deadline=None, max_examples=100)

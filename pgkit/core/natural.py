@@ -94,6 +94,22 @@ def solve_among_samples(scores: Tensor, coefficients: Tensor, *, damping: float)
     return scores.T @ torch.cholesky_solve(coefficients[:, None], torch.linalg.cholesky(gram))[:, 0]
 
 
+def solve_by_samples(scores: Tensor, gradient: Tensor, *, damping: float) -> Tensor:
+    """Returns (SᵀS/N + λI)⁻¹ g = (g − Sᵀ(SSᵀ + NλI)⁻¹ S g) / λ, `[P]`, for any g by an N×N solve.
+
+    The samples of the Fisher matrix may be a part of those that the gradient came from.
+    Shapes: scores S `[N, P]`, gradient g `[P]`.
+    Raises: UsageError without damping, where it exists for no N below P.
+    Source: Woodbury 1950.
+    """
+    expect("P", scores=scores.T, gradient=gradient)
+    if not damping > 0:
+        raise UsageError(f"damping: {damping:g} among samples, expected above 0")
+    gram = scores @ scores.T + len(scores) * damping * torch.eye(len(scores), dtype=scores.dtype)
+    seen = torch.cholesky_solve((scores @ gradient)[:, None], torch.linalg.cholesky(gram))[:, 0]
+    return (gradient - scores.T @ seen) / damping
+
+
 def gaussian_step(
     log_density: Callable[[Tensor], Tensor], mean: Tensor, covariance: Tensor, noise: Tensor, *, rate: float
 ) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from pgkit.types import Metrics
+from pgkit.types import Factors, Metrics, Trajectories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,29 @@ class ObjectiveValue:
     entropy: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowTerms:
+    """What an objective is made of, row by row, for updates that evaluate it more than once.
+
+    Shapes: all `[M]`; `log_prob` log π(a|s) and `entropy` of the policy as it is, differentiable; `behavior_log_prob`
+    log μ(a|s) at sampling time; `coefficients` those of the rows' scores; `index` where each row lies, t * N + n. Sums
+    over rows are divided by `num_samples`, so that a random subset estimates the whole without bias.
+    """
+
+    log_prob: Tensor
+    behavior_log_prob: Tensor
+    coefficients: Tensor
+    entropy: Tensor
+    index: Tensor
+    num_samples: float
+
+
 class Objective(Protocol):
     """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all."""
+
+    trajectories: Trajectories
+    factors: Factors
+    valid: Tensor
 
     def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
         """Returns the objective on some rows, an unbiased estimate of the whole where they are drawn at random."""
@@ -28,10 +49,23 @@ class Objective(Protocol):
     def parts(self) -> Iterator[ObjectiveValue]:
         """Yields pieces whose values, gradients and entropies add up to those of the whole."""
 
+    def terms(self, rows: Tensor | None = None) -> RowTerms:
+        """Returns the rows of the objective one by one, at the policy as it is now."""
+
+    def laws(self) -> Tensor:
+        """Returns the parameters of the action law `[M, K]` at every valid row, detached, of the policy as it is now."""
+
+    def divergence(self, before: Tensor) -> Tensor:
+        """Returns Σ_t KL(π_before ‖ π) `[N]` over the rows of each column, in nats; `before` are laws of earlier."""
+
 
 @runtime_checkable
 class Update(Protocol):
-    """Moves the policy's parameters uphill on an objective; the one place where the sign flips."""
+    """Moves the policy's parameters uphill on an objective; the one place where the sign flips.
+
+    One that takes ratios to the behaviour by itself has `corrects = True`, one that knows a single term a row and no
+    control variate `needs_single_terms = True`, one that reads no coefficients but rewards `reads_rewards = True`.
+    """
 
     average: Literal["columns", "steps"]
     entropy_coefficient: float

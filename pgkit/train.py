@@ -47,8 +47,8 @@ def learn(
         objective = PolicyObjective(
             policy=policy,
             trajectories=trajectories,
+            factors=factors,
             coefficients=coefficients,
-            mask=factors.mask,
             correction=correction_of(estimator, factors, coefficients),
             terms=estimator.terms,
             average=update.average,

@@ -1,8 +1,8 @@
 """Targets with traces: what later rewards say of a row, each as far as the actions on the way there are believed.
 
-All run on `[T, N]` through one linear scan and read log ratios ℓ_t = log π(a_t|s_t) − log μ(a_t|s_t), those of each row
-alone. Ends, cuts and masks are those of `pgkit.core.recursions`: a terminated episode is worth nothing further, a cut one
-what the critic says of the true observation that followed; no trace crosses either.
+All run on `[T, N]` through one linear scan and read log ratios ℓ_t = log π(a_t|s_t) − log μ(a_t|s_t), those of each
+row alone. Ends, cuts and masks are those of `pgkit.core.recursions`: a terminated episode is worth nothing further, a
+cut one what the critic says of the true observation that followed; no trace crosses either.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def action_value_target(
 
     Shapes: values `[T+1, N]`, everything else `[T, N]`.
     Bias: the fixed point is Q of π where 0 ≤ c ≤ e^ℓ, whatever μ was (Q(λ): where π and μ are near each other).
-    Source: Munos et al. 2016, arXiv:1606.02647; Precup, Sutton and Singh 2000; Harutyunyan et al. 2016, arXiv:1602.04951.
+    Source: Munos et al. 2016, arXiv:1606.02647; Precup, Sutton and Singh 2000 (ICML); Harutyunyan et al. 2016,
+    arXiv:1602.04951.
     """
     alive, continues = _going_on(rewards, values, trace, terminated=terminated, truncated=truncated, mask=mask)
     expect("T N .", rewards=rewards, chosen=chosen)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgkit.core import score
 from pgkit.core.action_terms import Terms, taken
-from pgkit.objectives import ObjectiveValue
+from pgkit.objectives import ObjectiveValue, RowTerms
 from pgkit.protocols import Estimator
 from pgkit.types import Factors, Rows, Trajectories, map_observations
 
@@ -42,15 +42,15 @@ class PolicyObjective:
         *,
         policy: Any,
         trajectories: Trajectories,
+        factors: Factors,
         coefficients: Tensor,
-        mask: Tensor,
         average: Literal["columns", "steps"],
         entropy_coefficient: float,
         correction: Tensor | None = None,
         terms: Terms = taken,
     ) -> None:
-        self.policy, self.trajectories, self.terms = policy, trajectories, terms
-        self.coefficients = coefficients.flatten(0, 1)
+        self.policy, self.trajectories, self.factors, self._terms = policy, trajectories, factors, terms
+        self.coefficients, mask = coefficients.flatten(0, 1), factors.mask
         whole = mask is trajectories.mask
         self.valid = trajectories.valid if whole else mask.reshape(-1).nonzero().squeeze(-1)
         self.everything = None if whole else self.valid
@@ -77,10 +77,40 @@ class PolicyObjective:
             value = self._value(part, self.num_samples)
             yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(taken.index)))
 
+    def terms(self, rows: Tensor | None = None) -> RowTerms:
+        """Returns the rows of the objective one by one, the valid ones by default.
+
+        Raises: ValueError for several terms a row or a control variate, which are no matter of single rows.
+        """
+        if self.coefficients.dim() > 1 or self.correction is not None:
+            raise ValueError("terms: several a row, or a control variate on their sums, expected one a row")
+        taken = self.trajectories.rows(self.everything if rows is None else rows)
+        parameters = self.policy(taken.obs)
+        return RowTerms(
+            log_prob=self.policy.law.log_prob(parameters, taken.actions),
+            behavior_log_prob=self.trajectories.behavior_log_prob.reshape(-1)[taken.index],
+            coefficients=self.coefficients[taken.index],
+            entropy=self.policy.law.entropy(parameters),
+            index=taken.index,
+            num_samples=self.num_samples * len(taken.index) / max(len(self.valid), 1),
+        )
+
+    def laws(self) -> Tensor:
+        """Returns the parameters of the action law `[M, K]` at every valid row, detached."""
+        with torch.no_grad():
+            parameters: Tensor = self.policy(self.trajectories.rows(self.everything).obs)
+        return parameters
+
+    def divergence(self, before: Tensor) -> Tensor:
+        """Returns Σ_t KL(π_before ‖ π) `[N]` over the valid rows of each column."""
+        divergence = self.policy.law.kl(before, self.laws())
+        columns = self.valid % self.trajectories.num_columns
+        return divergence.new_zeros(self.trajectories.num_columns).index_add(0, columns, divergence)
+
     def _value(self, rows: Rows, num_samples: float) -> ObjectiveValue:
         parameters = self.policy(rows.obs)
         coefficients = self.coefficients[rows.index]
-        terms = self.terms(self.policy.law, parameters, rows.actions)
+        terms = self._terms(self.policy.law, parameters, rows.actions)
         surrogate = score.surrogate(terms, coefficients, num_samples=num_samples)
         if self.correction is not None:
             flat = torch.cat([each.reshape(-1) for each in self.policy.parameters() if each.requires_grad])

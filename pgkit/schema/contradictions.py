@@ -105,10 +105,11 @@ def _kind_of_another_return(config: Tree) -> str | None:
 
 def _critic_of_another_return(config: Tree) -> str | None:
     returns, of_actions = _target(config, "returns"), _option(config, "critic") == "action_value_critic"
+    name = _option(config, "returns")
     if not of_actions and attribute(returns, "needs_action_values", False):
-        return f"critic: {_option(config, 'critic')}, expected critic=action_value for returns={_option(config, 'returns')}"
+        return f"critic: {_option(config, 'critic')}, expected critic=action_value for returns={name}"
     if of_actions and attribute(returns, "fits_states_alone", False):
-        return f"critic: action_value, expected critic=value for returns={_option(config, 'returns')}"
+        return f"critic: action_value, expected critic=value for returns={name}"
     return None
 
 

@@ -132,7 +132,7 @@ class Case:
                 policy=self.problem.policy,
                 trajectories=self.trajectories.columns(columns),
                 coefficients=coefficients,
-                mask=batch.mask,
+                factors=batch,
                 average="columns",
                 entropy_coefficient=0.0,
                 correction=correction_of(estimator, batch, coefficients),

@@ -84,7 +84,7 @@ def estimate(problem: Enumeration, batch: Factors, columns: Tensor, baseline: Ba
         policy=problem.policy,
         trajectories=problem.trajectories.columns(columns),
         coefficients=coefficients,
-        mask=batch.mask,
+        factors=batch,
         average="columns",
         entropy_coefficient=0.0,
         correction=correction_of(estimator, batch, coefficients),
@@ -295,7 +295,7 @@ def test_a_control_variate_enters_rows_drawn_at_random_with_its_whole_and_parts_
     for average in ("columns", "steps"):
         objective = PolicyObjective(
             policy=problem.policy, trajectories=problem.trajectories.columns(columns), coefficients=coefficients,
-            mask=batch.mask, average=average, entropy_coefficient=0.0,
+            factors=batch, average=average, entropy_coefficient=0.0,
             correction=correction_of(estimator, batch, coefficients),
         )  # fmt: skip
         whole = problem.gradient(objective().value)

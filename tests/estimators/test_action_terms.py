@@ -246,7 +246,7 @@ def test_gradients_of_columns_are_those_of_the_objective_and_of_automatic_differ
     one = [flat_gradient(problem.policy, module(*(each[:, n] for each in inputs)).sum()) for n in range(len(rows))]
     torch.testing.assert_close(rows, torch.stack(one), rtol=0, atol=1e-12)
     objective = PolicyObjective(
-        policy=problem.policy, trajectories=batch_of(problem), coefficients=coefficients, mask=factors.mask,
+        policy=problem.policy, trajectories=batch_of(problem), coefficients=coefficients, factors=factors,
         average="columns", entropy_coefficient=0.0, terms=estimator.terms,
     )  # fmt: skip
     torch.testing.assert_close(flat_gradient(problem.policy, objective().value), rows.mean(dim=0), rtol=0, atol=1e-12)

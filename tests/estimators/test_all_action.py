@@ -66,7 +66,7 @@ def estimate(problem: Enumeration, batch: Factors, columns: Tensor) -> Tensor:
     coefficients = ESTIMATOR.coefficients(batch, torch.zeros_like(batch.signal))
     objective = PolicyObjective(
         policy=problem.policy, trajectories=problem.trajectories.columns(columns), coefficients=coefficients,
-        mask=batch.mask, average="columns", entropy_coefficient=0.0, terms=ESTIMATOR.terms,
+        factors=batch, average="columns", entropy_coefficient=0.0, terms=ESTIMATOR.terms,
     )  # fmt: skip
     return problem.gradient(objective().value)
 

@@ -15,6 +15,7 @@ from pgkit.objectives import ObjectiveValue
 from pgkit.returns.discounted import RewardToGo
 from pgkit.rl import objective as objective_module
 from pgkit.rl.objective import PolicyObjective
+from pgkit.types import Factors
 from tests.problems import Enumeration
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
@@ -33,8 +34,9 @@ def made(
         mask[:, 1] = False
     signal, _ = RewardToGo(gamma=1.0).signal(batch, None, torch.zeros_like(batch.rewards))
     coefficients = torch.where(mask, signal - 0.5, 0.0)
+    factors = Factors(signal=signal, log_weight=torch.zeros_like(signal), mask=mask)
     objective = PolicyObjective(
-        policy=problem.policy, trajectories=batch, coefficients=coefficients, mask=mask, average=average,
+        policy=problem.policy, trajectories=batch, factors=factors, coefficients=coefficients, average=average,
         entropy_coefficient=entropy,
     )  # fmt: skip
     expected = torch.einsum("tn,tnp->p", coefficients, problem.scores[:, COLUMNS])
@@ -58,7 +60,7 @@ def test_its_gradient_is_the_estimate_of_the_same_batch() -> None:
         policy=problem.policy,
         trajectories=problem.trajectories,
         coefficients=estimator.coefficients(factors, baseline.value(factors)),
-        mask=factors.mask,
+        factors=factors,
         average="columns",
         entropy_coefficient=0.0,
     )
@@ -109,3 +111,36 @@ def test_a_random_half_of_the_rows_estimates_the_whole_without_bias(average: Lit
     lengths = [len(objective.valid[start::2]) for start in (0, 1)]
     mean = sum(problem.gradient(half.value) * n for half, n in zip(halves, lengths, strict=True)) / sum(lengths)
     torch.testing.assert_close(mean, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("average", ["columns", "steps"])
+def test_its_rows_one_by_one_make_the_same_gradient(average: Literal["columns", "steps"]) -> None:
+    problem, objective, expected = made(average, drop=True)
+    rows = objective.terms()
+    surrogate = (rows.log_prob * rows.coefficients).sum() / rows.num_samples
+    torch.testing.assert_close(problem.gradient(surrogate), expected, rtol=0, atol=1e-12)
+    assert torch.equal(rows.index, objective.valid)
+    torch.testing.assert_close(rows.log_prob.detach(), rows.behavior_log_prob, rtol=0, atol=1e-12)
+    half = objective.terms(objective.valid[::2])
+    assert half.num_samples == pytest.approx(rows.num_samples * len(half.index) / len(rows.index))
+
+
+def test_rows_of_several_terms_are_no_single_rows() -> None:
+    _, objective, _ = made()
+    objective.correction = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"^terms: "):
+        objective.terms()
+
+
+def test_its_divergence_is_summed_over_the_rows_of_each_column() -> None:
+    problem, objective, _ = made(drop=True)
+    before = objective.laws()
+    assert objective.divergence(before).abs().max() == 0
+    old = problem.table().detach()
+    with torch.no_grad():
+        problem.policy.network[0].bias.add_(torch.tensor([0.4, -0.1]))
+    per_state = (old * (old / problem.table().detach()).log()).sum(dim=1)
+    batch, mask = objective.trajectories, objective.factors.mask
+    expected = torch.where(mask, per_state[batch.obs[:-1]], 0.0).sum(dim=0)
+    assert expected[1] == 0 and expected[0] > 0.01
+    torch.testing.assert_close(objective.divergence(before), expected, rtol=0, atol=1e-12)

@@ -54,8 +54,8 @@ class Parts:
     def coupling(self) -> Coupling:
         """How the estimate ties the columns of a batch together."""
         reference: Coupling = self.baseline.coupling if self.estimator.reads_baseline else "independent"
-        if reference == "pairwise" and self.estimator.needs_action_values:
-            # The U-statistic knows nothing of what such an estimator adds to the rows.
+        if reference == "pairwise" and (self.estimator.needs_action_values or self.weights.reach == "all"):
+            # The U-statistic knows nothing of what such an estimator adds to the rows, nor of several laws.
             reference = "cross_fitted"
         # Given the policies that acted the columns are independent, but reused ones steered the policy that learns.
         reused: Coupling = "cross_fitted" if self.reuse.batches > 1 else "independent"
@@ -193,8 +193,9 @@ def _check_fit(parts: Parts, config: DictConfig) -> None:
         for group, part in zip(("returns", "baseline"), needy, strict=True):
             if part.needs_values:
                 raise UsageError(f"{group}: {_name(part)} without a critic, expected critic=value")
-    if parts.returns.needs_whole_episodes and "episodes" not in config.collect:
-        raise UsageError(f"returns: {_name(parts.returns)} on slabs of steps, expected collect=episodes")
+    for group, whole in (("returns", parts.returns), ("weights", parts.weights)):
+        if whole.needs_whole_episodes and "episodes" not in config.collect:
+            raise UsageError(f"{group}: {_name(whole)} on slabs of steps, expected collect=episodes")
 
 
 def refuse_uncorrected(parts: Parts) -> None:
@@ -202,12 +203,10 @@ def refuse_uncorrected(parts: Parts) -> None:
     # An update that takes ratios of its own, as a clipped one does, says so.
     if getattr(parts.update, "corrects", False):
         return
-    if not parts.behavior.on_policy:
-        raise UsageError(
-            f"weights: on_policy, expected others for behavior {_name(parts.behavior)}, as weights=balance"
-        )
-    if parts.reuse.batches > 1:
-        raise UsageError(f"weights: on_policy, expected others for reuse {_name(parts.reuse)}, as weights=balance")
+    foreign = {"behavior": not parts.behavior.on_policy, "reuse": parts.reuse.batches > 1}
+    for group in (group for group, is_foreign in foreign.items() if is_foreign):
+        name = _name(getattr(parts, group))
+        raise UsageError(f"weights: on_policy, expected others for {group} {name}, as weights=balance")
 
 
 def refuse_other_weights(parts: Parts) -> None:
@@ -217,6 +216,9 @@ def refuse_other_weights(parts: Parts) -> None:
         raise UsageError(
             f"weights: {_name(parts.weights)} of kind {kind}, expected {weighs} for {_name(parts.returns)}"
         )
+    if parts.weights.reach == "all" and parts.estimator.controlled:
+        # It is fitted to the other columns, and which policies drew them differs from column to column.
+        raise UsageError(f"estimator.control_variate: with {_name(parts.weights)}, expected none or weights=trajectory")
     if kind == "prefix" and getattr(parts.update, "corrects", False):
         raise UsageError(f"weights: {_name(parts.weights)}, expected on_policy for update {_name(parts.update)}")
 

@@ -240,6 +240,9 @@ CONTRADICTORY = [
     ("train", "behavior=epsilon", ("weights", "behavior=epsilon")),
     ("train", "optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
     ("train", "returns=total estimator.discount_states=true", ("estimator.discount_states", "returns=total")),
+    ("train", "collect=steps critic=value weights=trajectory", ("collect", "weights=trajectory")),
+    ("train", "reuse=window reuse.keep=log_probabilities weights=balance", ("reuse.keep", "weights=balance")),
+    ("train", "weights=balance weights.per_decision=true weights.truncate=2", ("weights.truncate", "per_decision")),
     ("fit", "baseline=leave_one_out num_samples=1", ("num_samples", "baseline=leave_one_out")),
 ]
 
@@ -434,7 +437,7 @@ def test_checking_imports_no_torch() -> None:
         ([], "run: missing, expected a value"),
         (
             ["run=here", "episdes=3"],
-            "episdes: unknown key, expected one of episodes, num_envs, run, seed, trusted_packages",
+            "episdes: unknown key, expected one of episodes, num_envs, run, seed, trajectories, trusted_packages",
         ),
         (["run=here", "episodes=0"], "episodes: 0, expected an integer at least 1"),
         (["run=here", "num_envs=2.5"], "num_envs: 2.5, expected an integer at least 1"),

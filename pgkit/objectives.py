@@ -37,10 +37,14 @@ class RowTerms:
 
 
 class Objective(Protocol):
-    """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all."""
+    """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all.
+
+    `coefficients` are those of the scores of all rows `[T * N]`, or `[T * N, C]`; `valid` lists the rows that count.
+    """
 
     trajectories: Trajectories
     factors: Factors
+    coefficients: Tensor
     valid: Tensor
 
     def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
@@ -53,7 +57,7 @@ class Objective(Protocol):
         """Returns the rows of the objective one by one, at the policy as it is now."""
 
     def laws(self) -> Tensor:
-        """Returns the parameters of the action law `[M, K]` at every valid row, detached, of the policy as it is now."""
+        """Returns the parameters of the action law `[M, K]` at every valid row, detached, as the policy is now."""
 
     def divergence(self, before: Tensor) -> Tensor:
         """Returns Σ_t KL(π_before ‖ π) `[N]` over the rows of each column, in nats; `before` are laws of earlier."""

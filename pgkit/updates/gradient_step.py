@@ -7,11 +7,14 @@ from typing import Any, Literal, final
 
 import torch
 
-from pgkit.errors import RunFault
 from pgkit.objectives import Objective
 from pgkit.options import NonNegative, Positive
 from pgkit.types import Metrics
+from pgkit.updates.climbing import Climber
 from pgkit.updates.preview import Preview
+
+ATTEMPTS = 20
+"""To shorten a step that goes too far; then it is not taken."""
 
 
 @final
@@ -19,10 +22,15 @@ class GradientStep:
     """Evaluates the objective once, clips its gradient if asked to, and takes one optimizer step.
 
     `average` names the scale of the objective: a mean over columns (trajectories) or over valid steps; clip norms,
-    entropy weights and learning rates mean something else under each.
+    entropy weights and learning rates mean something else under each. `max_trajectory_kl` shortens the step until the
+    mean over columns of Σ_t KL(π_old ‖ π_new) is within it. To second order the effective share of a batch under the
+    next policy is exp(−2 KL): a limit of 0.35 keeps half of it for later.
     """
 
-    tags = ("gradient/norm", "gradient/norm_clipped", "update/surrogate", "update/learning_rate", "policy/entropy")
+    tags = (
+        "gradient/norm", "gradient/norm_clipped", "update/surrogate", "update/learning_rate", "policy/entropy",
+        "update/step_scale",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -30,56 +38,66 @@ class GradientStep:
         optimizer: torch.optim.Optimizer,
         average: Literal["columns", "steps"] = "columns",
         max_grad_norm: Positive | None = None,
+        max_trajectory_kl: Positive | None = None,
         entropy_coefficient: NonNegative = 0.0,
         schedule: Literal["constant", "linear"] = "constant",
     ) -> None:
         self.optimizer = optimizer
         self.average: Literal["columns", "steps"] = average
-        self.max_grad_norm = max_grad_norm
+        self.max_grad_norm, self.max_trajectory_kl = max_grad_norm, max_trajectory_kl
         self.entropy_coefficient = entropy_coefficient
-        self.schedule = schedule
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._learning_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._climber = Climber(optimizer, max_grad_norm=max_grad_norm, schedule=schedule)
 
     def step(self, objective: Objective, *, progress: float) -> Metrics:
         """Changes the parameters; reports the gradient's norm before and after clipping, surrogate and entropy.
 
         Raises: RunFault where the gradient is not finite; parameters and optimizer moments are then left untouched.
         """
-        if self.schedule == "linear":
-            for group, rate in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
-                group["lr"] = rate * max(0.0, 1.0 - progress)
-        self.optimizer.zero_grad()
+        climber = self._climber
+        climber.begin(progress)
+        climber.clear()
         surrogate = entropy = 0.0
         for part in objective.parts():
-            # Objectives are maximised and optimizers minimise: the one sign flip.
-            part.value.neg().backward()
+            climber.accumulate(part.value)
             surrogate += float(part.value.detach())
             entropy += float(part.entropy.detach())
-        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
-        if not norm < float("inf"):
-            raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
-        if norm > limit:
-            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], limit / norm)
-        self.optimizer.step()
+        limit = self.max_trajectory_kl
+        norm, scale = (climber.step(), None) if limit is None else self._limited(objective, limit)
         return {
             "gradient/norm": norm,
-            "gradient/norm_clipped": min(norm, limit),
+            "gradient/norm_clipped": min(norm, climber.limit),
             "update/surrogate": surrogate,
-            "update/learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "update/learning_rate": climber.learning_rate,
             "policy/entropy": entropy,
+            "update/step_scale": scale,
         }
 
+    def _limited(self, objective: Objective, limit: float) -> tuple[float, float]:
+        """Takes a step, or the part of it that stays within a divergence; returns the gradient's norm and that part."""
+        before, laws = self._climber.position(), objective.laws()
+        norm = self._climber.step()
+        after, scale = self._climber.position(), 1.0
+        for _ in range(ATTEMPTS):
+            divergence = float(objective.divergence(laws).mean())
+            if divergence <= limit:
+                return norm, scale
+            # To second order the divergence is quadratic in the step: this is the step that meets the limit.
+            scale *= max(0.1, min(0.95, (0.95 * limit / divergence) ** 0.5))
+            self._climber.move(before, towards=after, share=scale)
+        self._climber.move(before)
+        return norm, 0.0
+
     def preview(self) -> Preview:
-        """Returns what the step from here would be for any gradient of this update's objective, by a copy."""
+        """Returns what the step from here would be for any gradient of this update's objective, by a copy.
+
+        It knows of no divergence: that depends on where the step leads.
+        """
         return Preview(self.optimizer, max_grad_norm=self.max_grad_norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state and the learning rates that the schedule starts from."""
-        return {"optimizer": self.optimizer.state_dict(), "learning_rates": list(self._learning_rates)}
+        return self._climber.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts them back."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._learning_rates = list(state["learning_rates"])
+        self._climber.load_state_dict(state)

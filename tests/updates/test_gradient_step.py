@@ -51,6 +51,7 @@ def test_a_step_goes_uphill() -> None:
         "update/surrogate": pytest.approx(-12.5),
         "update/learning_rate": 0.1,
         "policy/entropy": pytest.approx(0.25),
+        "update/step_scale": None,
     }
     assert tuple(metrics) == update.tags
     update.step(objective, progress=0.0)  # no gradient of the step before is left
@@ -96,3 +97,39 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, limit: float 
     objective.top = good
     update.step(objective, progress=0.0)
     assert torch.isfinite(objective.x).all() and not torch.equal(objective.x, before)
+
+
+@dataclass
+class Slope(Hill):
+    """The same hill, where the policy diverges as the square of the way."""
+
+    def laws(self) -> Tensor:
+        return self.x.detach().clone()
+
+    def divergence(self, before: Tensor) -> Tensor:
+        far = (self.x.detach() - before).square().sum()
+        return torch.stack([0.5 * far, 1.5 * far])
+
+
+@pytest.mark.parametrize("limit", [1e-6, 0.01, 0.2, 1e3])
+def test_a_step_goes_no_further_than_its_divergence_allows(limit: float) -> None:
+    objective, free = Slope(nn.Parameter(torch.zeros(2)), torch.tensor([3.0, 4.0])), hill()
+    update = GradientStep(optimizer=torch.optim.SGD([objective.x], lr=0.1), max_trajectory_kl=limit)
+    GradientStep(optimizer=torch.optim.SGD([free.x], lr=0.1)).step(free, progress=0.0)
+    scale = update.step(objective, progress=0.0)["update/step_scale"]
+    assert scale is not None
+    torch.testing.assert_close(objective.x.detach(), scale * free.x.detach())
+    divergence = float(objective.divergence(torch.zeros(2)).mean())
+    assert divergence <= limit
+    assert scale == 1.0 if limit > 1 else divergence > 0.85 * limit
+
+
+def test_a_step_that_cannot_be_made_short_enough_is_not_taken() -> None:
+    class Cliff(Slope):
+        def divergence(self, before: Tensor) -> Tensor:
+            return torch.full((2,), 1.0 if bool((self.x != before).any()) else 0.0)
+
+    objective = Cliff(nn.Parameter(torch.ones(2)), torch.tensor([3.0, 4.0]))
+    update = GradientStep(optimizer=torch.optim.SGD([objective.x], lr=0.1), max_trajectory_kl=0.1)
+    assert update.step(objective, progress=0.0)["update/step_scale"] == 0.0
+    assert objective.x.tolist() == [1.0, 1.0]

@@ -1,0 +1,99 @@
+"""What every update that takes optimizer steps shares: the flipped sign, clipping, the schedule, the refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from pgkit.errors import RunFault
+
+Schedule = Literal["constant", "linear"]
+
+
+@final
+class Climber:
+    """Takes optimizer steps uphill; the one place where the sign flips.
+
+    A gradient longer than `max_grad_norm` is shortened to it; under `schedule="linear"` learning rates fall to nothing
+    by the end of the run.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, max_grad_norm: float | None, schedule: Schedule) -> None:
+        self.optimizer, self.schedule = optimizer, schedule
+        self.limit = float("inf") if max_grad_norm is None else max_grad_norm
+        self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self._learning_rates = [float(group["lr"]) for group in optimizer.param_groups]
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the first group of parameters, now."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def begin(self, progress: float) -> None:
+        """Sets the learning rates for a share of the run that is over."""
+        if self.schedule == "linear":
+            for group, rate in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
+                group["lr"] = rate * max(0.0, 1.0 - progress)
+
+    def clear(self) -> None:
+        """Forgets what was accumulated."""
+        self.optimizer.zero_grad()
+
+    def accumulate(self, value: Tensor) -> None:
+        """Adds the gradient of a value that is to become larger."""
+        # Objectives are maximised and optimizers minimise: the one sign flip.
+        value.neg().backward()
+
+    def step(self) -> float:
+        """Takes a step along what was accumulated and returns its length before clipping.
+
+        Raises: RunFault where the gradient is not finite; parameters and optimizer moments are then left untouched.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not norm < float("inf"):
+            raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
+        if norm > self.limit:
+            torch._foreach_mul_(gradients, self.limit / norm)
+        self.optimizer.step()
+        return norm
+
+    def ascend(self, gradient: Tensor) -> float:
+        """Takes a step along a gradient `[P]` and returns its length before clipping.
+
+        Raises: RunFault as `step` does.
+        """
+        pieces = gradient.split([p.numel() for p in self.parameters])
+        for parameter, piece in zip(self.parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter).to(parameter.dtype).neg()
+        return self.step()
+
+    def gradient(self, value: Tensor) -> Tensor:
+        """Returns the gradient `[P]` of a scalar; parameters that it does not depend on have 0."""
+        pieces = torch.autograd.grad(value, self.parameters, allow_unused=True)
+        found = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, pieces, strict=True)]
+        return torch.cat([each.reshape(-1) for each in found])
+
+    def position(self) -> list[Tensor]:
+        """Returns copies of the parameters."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def move(self, position: list[Tensor], *, towards: list[Tensor] | None = None, share: float = 1.0) -> None:
+        """Puts the parameters to a position, or a share of the way from there towards another."""
+        with torch.no_grad():
+            if towards is None:
+                torch._foreach_copy_(self.parameters, position)
+            else:
+                torch._foreach_copy_(self.parameters, torch._foreach_lerp(position, towards, share))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the optimizer's state and the learning rates that the schedule starts from."""
+        return {"optimizer": self.optimizer.state_dict(), "learning_rates": list(self._learning_rates)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts them back."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._learning_rates = list(state["learning_rates"])

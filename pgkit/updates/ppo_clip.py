@@ -1,0 +1,164 @@
+"""Proximal policy optimisation by clipped ratios: several epochs of minibatches on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from pgkit.objectives import Objective, RowTerms
+from pgkit.options import Count, NonNegative, Positive
+from pgkit.types import Metrics
+from pgkit.updates.climbing import Climber
+
+LARGEST_LOG_RATIO = 20.0
+"""Ratios are taken for e^20 at most: a row that got so much more probable pulls no harder."""
+
+
+@final
+class PPOClip:
+    """Maximises Σ min(r c, clip(r, 1 − ε, 1 + ε) c), r = π(a|s) / μ(a|s), c the estimator's coefficients.
+
+    The ratio is to the log-probability at sampling time, so it corrects for what behaviours and past policies sampled,
+    row by row and within the clip; on-policy it is 1 before the first step. Every epoch cuts the rows, newly shuffled,
+    into minibatches of equal size, as near to `minibatch_size` as that goes. Under `target_kl` the update ends at the
+    first minibatch whose estimate of KL(μ ‖ π), the mean of (r − 1) − log r, exceeds it.
+
+    Bias: that of a policy which has left the one that sampled, in the states that it would visit; advantages normalised
+    in the batch contain each sample themselves.
+    Source: Schulman et al. 2017, arXiv:1707.06347; details as in Engstrom et al. 2020, arXiv:2005.12729, and
+    Andrychowicz et al. 2020, arXiv:2006.05990; the estimate of the divergence Schulman 2020.
+    """
+
+    corrects = True
+    needs_single_terms = True
+    tags = (
+        "gradient/norm", "gradient/norm_clipped", "update/surrogate", "update/learning_rate", "policy/entropy",
+        "update/clip", "update/clip_fraction", "update/approximate_kl", "update/epochs", "update/steps",
+        "update/first_ratio_deviation",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        average: Literal["columns", "steps"] = "steps",
+        clip: Positive = 0.2,
+        epochs: Count = 4,
+        minibatch_size: Count | None = 256,
+        minibatch_of: Literal["steps", "columns"] = "steps",
+        normalise_advantages: Literal["none", "batch", "minibatch"] = "minibatch",
+        target_kl: Positive | None = None,
+        max_grad_norm: Positive | None = 0.5,
+        entropy_coefficient: NonNegative = 0.0,
+        schedule: Literal["constant", "linear"] = "constant",
+        clip_schedule: Literal["constant", "linear"] = "constant",
+    ) -> None:
+        self.optimizer, self.generator = optimizer, generator
+        self.average: Literal["columns", "steps"] = average
+        self.clip, self.clip_schedule = clip, clip_schedule
+        self.epochs, self.minibatch_size, self.minibatch_of = epochs, minibatch_size, minibatch_of
+        self.normalise_advantages, self.target_kl = normalise_advantages, target_kl
+        self.entropy_coefficient = entropy_coefficient
+        self._climber = Climber(optimizer, max_grad_norm=max_grad_norm, schedule=schedule)
+
+    def step(self, objective: Objective, *, progress: float) -> Metrics:
+        """Changes the parameters; reports means over the optimizer steps, and how far the policy went.
+
+        Raises: RunFault where a gradient is not finite; parameters are then as the last good step left them.
+        """
+        self._climber.begin(progress)
+        clip = self.clip * (max(0.0, 1.0 - progress) if self.clip_schedule == "linear" else 1.0)
+        advantages = self._advantages(objective)
+        sums, norms = torch.zeros(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        steps, pieces, first = 0, self._pieces(objective), None
+        for rows in self._minibatches(objective, pieces):
+            terms = objective.terms(rows)
+            log_ratio = terms.log_prob - terms.behavior_log_prob
+            ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+            deviation, divergence = (ratio - 1).detach().abs(), float((ratio - 1 - log_ratio).detach().mean())
+            first = float(deviation.max()) if first is None else first
+            if self.target_kl is not None and divergence > self.target_kl:
+                sums[2] += divergence * (steps == 0)
+                break
+            value = self._value(terms, ratio, clip, advantages[terms.index])
+            self._climber.clear()
+            self._climber.accumulate(value)
+            norm = self._climber.step()
+            steps += 1
+            norms += torch.tensor([norm, min(norm, self._climber.limit)], dtype=torch.float64)
+            clipped = float((deviation > clip).double().mean())
+            sums += torch.tensor([float(value.detach()), clipped, divergence, float(terms.entropy.detach().mean())])
+        surrogate, clipped, divergence, entropy = (sums / max(steps, 1)).tolist()
+        done = steps > 0
+        norm, norm_clipped = (norms / max(steps, 1)).tolist()
+        return {
+            "gradient/norm": norm if done else None,
+            "gradient/norm_clipped": norm_clipped if done else None,
+            "update/surrogate": surrogate if done else None,
+            "update/learning_rate": self._climber.learning_rate,
+            "policy/entropy": entropy if done else None,
+            "update/clip": clip,
+            "update/clip_fraction": clipped if done else None,
+            "update/approximate_kl": divergence,
+            "update/epochs": steps / pieces,
+            "update/steps": float(steps),
+            "update/first_ratio_deviation": first,
+        }
+
+    def _value(self, terms: RowTerms, ratio: Tensor, clip: float, advantages: Tensor) -> Tensor:
+        """Returns the clipped surrogate of a minibatch with its entropy bonus."""
+        if self.normalise_advantages == "minibatch":
+            advantages = _normalised(advantages)
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).sum()
+        if self.entropy_coefficient > 0:
+            surrogate = surrogate + self.entropy_coefficient * terms.entropy.sum()
+        return surrogate / terms.num_samples
+
+    def _advantages(self, objective: Objective) -> Tensor:
+        """Returns the coefficients of all rows `[T * N]` without the ratios that are in them; normalised if asked to.
+
+        Weights of single rows are in the coefficients already, and the ratio would count them twice.
+        """
+        log_weight, coefficients = objective.factors.log_weight.reshape(-1), objective.coefficients
+        rows = coefficients[objective.valid]
+        rows = rows * torch.where(rows == 0, 0.0, -log_weight[objective.valid]).exp()
+        result = torch.zeros_like(coefficients)
+        result[objective.valid] = _normalised(rows) if self.normalise_advantages == "batch" else rows
+        return result
+
+    def _pieces(self, objective: Objective) -> int:
+        """Returns the number of minibatches an epoch."""
+        if self.minibatch_size is None:
+            return 1
+        most = len(objective.valid) if self.minibatch_of == "steps" else objective.trajectories.num_columns
+        return max(1, min(most, round(len(objective.valid) / self.minibatch_size)))
+
+    def _minibatches(self, objective: Objective, pieces: int) -> Iterator[Tensor]:
+        """Yields the flat rows of every minibatch of every epoch."""
+        valid, num_columns = objective.valid, objective.trajectories.num_columns
+        for _ in range(self.epochs):
+            if self.minibatch_of == "steps":
+                yield from valid[torch.randperm(len(valid), generator=self.generator)].tensor_split(pieces)
+                continue
+            for columns in torch.randperm(num_columns, generator=self.generator).tensor_split(pieces):
+                yield valid[torch.isin(valid % num_columns, columns)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the optimizer's state, the learning rates and the generator of minibatches."""
+        return {**self._climber.state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts them back."""
+        self._climber.load_state_dict(state)
+        self.generator.set_state(state["generator"])
+
+
+def _normalised(advantages: Tensor) -> Tensor:
+    """Returns the advantages less their mean over their standard deviation; zeros where they are all the same."""
+    if len(advantages) < 2 or advantages.min() == advantages.max():
+        return torch.zeros_like(advantages)
+    return (advantages - advantages.mean()) / advantages.std()

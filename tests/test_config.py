@@ -37,6 +37,7 @@ COMPANIONS = {
     "baseline=value": ["critic=value"],
     "env=gym": ["env.id=CartPole-v1"],
     "reuse=window": ["weights=balance"],
+    "weights=one_step": ["critic=value", "returns=v_trace", "baseline=value"],
     **{f"behavior={name}": ["weights=balance"] for name in ("temperature", "epsilon", "checkpoint", "active")},
 }
 """What an option needs of others, so that it stands without a contradiction."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pgkit.baselines.base import MemorylessBaseline
 from pgkit.core import score
+from pgkit.core.optimal_baseline import folds_of, others
 from pgkit.types import Coupling, Factors
 
 
@@ -33,7 +34,9 @@ class LeaveOneOut(MemorylessBaseline):
     """The mean signal of the *other* columns at each time.
 
     Columns that ended earlier count as 0 (`ended="zero"`: their reward-to-go really is 0, and the estimate is a
-    U-statistic whose variance is known without bias) or are left out (`ended="exclude"`).
+    U-statistic whose variance is known without bias) or are left out (`ended="exclude"`). Under weights to a mixture
+    each policy's columns are a stratum (`core.score.leave_one_out`); where ended ones are left out, the others are
+    those of other folds (`core.optimal_baseline.folds_of`).
     Bias: none: a column's baseline does not depend on its own actions.
     Source: Kool, van Hoof and Welling 2019 (ICLR workshop); Salimans and Knowles 2014, arXiv:1401.1022.
     """
@@ -47,8 +50,8 @@ class LeaveOneOut(MemorylessBaseline):
     def value(self, factors: Factors) -> Tensor:
         """Returns the mean of the other columns of the row, `[F, N]`; 0 where no other column is left."""
         if self.ended == "zero":
-            return score.leave_one_out(factors.signal, factors.mask)
+            return score.leave_one_out(factors.signal, factors.mask, factors.strata)
         signal = torch.where(factors.mask, factors.signal, 0.0).double()
-        others = signal.sum(dim=1, keepdim=True) - signal
-        count = factors.mask.sum(dim=1, keepdim=True) - factors.mask.to(signal.dtype)
-        return (others / count.clamp(min=1)).to(factors.signal.dtype)
+        fold = folds_of(signal.shape[1], None, factors.strata)
+        sums, counts = (others(each.T.double(), fold)[fold].T for each in (signal, factors.mask))
+        return (sums / counts.clamp(min=1)).to(factors.signal.dtype)

@@ -84,7 +84,7 @@ class GLS:
         number = len(right)
         # What was read is learnt from in `update`, without asking the scores again.
         self._read = left.sum(dim=0), right.sum(dim=0), number
-        fold = folds_of(number, self.folds or number)
+        fold = folds_of(number, self.folds, factors.strata)
         if not self._enough(number - int(torch.bincount(fold).max()) + sum(size for _, _, size in self._pool)):
             return torch.zeros_like(factors.signal)
         past = [sum(each[side] for each in self._pool) for side in (0, 1)]

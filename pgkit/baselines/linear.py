@@ -48,7 +48,7 @@ class Linear:
         features = self._features(factors)
         if self.cross_fitted:
             left, right = _equations(features, factors)
-            fold = folds_of(len(right), len(right))
+            fold = folds_of(len(right), None, factors.strata)
             weights = gls.solve(others(left, fold), others(right, fold), ridge=self.ridge)
             return torch.einsum("kfn,nk->fn", features, weights.to(features.dtype))
         if self._weights is None:

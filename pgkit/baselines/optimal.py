@@ -42,7 +42,9 @@ class Optimal(MemorylessBaseline):
         for _, (gradients, sums) in scores.gradients(torch.stack([factors.signal * scale, scale])):
             inner.append((gradients * sums).sum(dim=1))
             squares.append(sums.square().sum(dim=1))
-        number = optimal_baseline.cross_fitted_ratio(torch.cat(inner), torch.cat(squares), folds=self.folds)
+        number = optimal_baseline.cross_fitted_ratio(
+            torch.cat(inner), torch.cat(squares), folds=self.folds, strata=factors.strata
+        )
         return number.expand_as(factors.signal)
 
     def fit(self, gradients: Tensor, scores: Tensor) -> Tensor:
@@ -103,7 +105,8 @@ class OptimalTime(MemorylessBaseline):
         scores, scale = scores_of(factors, "optimal_time")
         gradients = scores.per_sample(factors.signal * scale)
         products = scale * scores.step_products(gradients)
-        return optimal_baseline.cross_fitted_time(products, scale.square() * scores.step_squares(), folds=self.folds)
+        squares = scale.square() * scores.step_squares()
+        return optimal_baseline.cross_fitted_time(products, squares, folds=self.folds, strata=factors.strata)
 
 
 def scores_of(factors: Factors, name: str) -> tuple[Scores, Tensor]:

@@ -51,7 +51,7 @@ def cross_fitted(features: Tensor, gradients: Tensor, *, folds: int | None = Non
     Raises: ValueError where fewer than two folds can be made.
     """
     num_samples = gradients.shape[0]
-    fold = folds_of(num_samples, num_samples if folds is None else folds)
+    fold = folds_of(num_samples, folds)
     left, right = normal_equations(features, gradients)
     return solve(others(left, fold), others(right, fold), ridge=ridge)[fold].to(gradients.dtype)
 

@@ -13,12 +13,14 @@ Schaal 2008 (Neural Networks 21:682) for one a parameter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from pgkit.core.persample import layers_of
+from pgkit.errors import UsageError
 from pgkit.types import expect
 
 
@@ -62,31 +64,36 @@ def cross_fitted_parameter(gradients: Tensor, scores: Tensor, *, folds: int | No
     return cross_fitted_ratio(gradients * scores, scores.square(), folds=folds)
 
 
-def cross_fitted_ratio(numerators: Tensor, denominators: Tensor, *, folds: int | None = None) -> Tensor:
+def cross_fitted_ratio(
+    numerators: Tensor, denominators: Tensor, *, folds: int | None = None, strata: Tensor | None = None
+) -> Tensor:
     """Returns the ratio of the sums over the other folds for every sample, 0 where there is nothing to divide by.
 
     Bias: none, as a sample does not enter its own.
-    Shapes: both `[N, …]` alike, and so the result. Without `folds` each sample is a fold of its own.
+    Shapes: both `[N, …]` alike, and so the result; folds and strata as in `folds_of`.
     Raises: ValueError where fewer than two folds can be made.
     """
     num_samples = expect("N", numerators=numerators, denominators=denominators)["N"]
-    fold = folds_of(num_samples, num_samples if folds is None else folds)
+    fold = folds_of(num_samples, folds, strata)
     return _ratio(others(numerators, fold), others(denominators, fold))[fold]
 
 
-def cross_fitted_time(products: Tensor, squares: Tensor, *, folds: int | None = None) -> Tensor:
+def cross_fitted_time(
+    products: Tensor, squares: Tensor, *, folds: int | None = None, strata: Tensor | None = None
+) -> Tensor:
     """Returns b_t = E⟨s_t, g⟩ / E|s_t|² of the other folds, shrunk to the one number for all times, `[F, N]`.
 
     The ratio at a time is a noisy one, worst where few samples live so long. It counts by τ²/(τ² + v_t), v_t being its
     sampling variance and τ² the variance between times that v_t leaves unexplained (by the method of moments, 0 at
     least): where times cannot be told apart, the one number is left.
     Bias: none, as a sample does not enter its own.
-    Shapes: both `[F, N]`: ⟨s_tn, g_n⟩ with the gradient g_n of the whole sample, and |s_tn|².
+    Shapes: both `[F, N]`: ⟨s_tn, g_n⟩ with the gradient g_n of the whole sample, and |s_tn|²; folds and strata as in
+        `folds_of`.
     Raises: ValueError where fewer than two folds can be made.
     Source: Peters and Schaal 2008 for the ratio; DerSimonian and Laird 1986 (Controlled Clinical Trials 7:177) for τ².
     """
     num_samples = expect("F N .", products=products, squares=squares)["N"]
-    fold = folds_of(num_samples, num_samples if folds is None else folds)
+    fold = folds_of(num_samples, folds, strata)
     n, d = products.T.double(), squares.T.double()  # [N, F]
     above, below = others(n, fold), others(d, fold)
     common = _ratio(above.sum(dim=1, keepdim=True), below.sum(dim=1, keepdim=True))
@@ -122,14 +129,33 @@ def cross_fitted_layer(
     return result
 
 
-def folds_of(num_samples: int, folds: int) -> Tensor:
+def folds_of(num_samples: int, folds: int | None, strata: Tensor | None = None) -> Tensor:
     """Returns the fold of every sample, `[N]`, dealt in turn, so that their sizes differ by one at most.
 
-    Raises: ValueError for fewer than two folds, or more of them than samples.
+    None stands for as many as can be: one a sample. With `strata`, numbers `[N]` of the laws that samples come from,
+    each fold has the same number of each of them, so that what is fitted to the other folds has one expectation for all
+    samples; as many as can be is then the greatest common divisor of the strata's sizes.
+    Raises: ValueError for fewer than two folds, or more of them than samples; UsageError where strata do not allow it.
     """
-    if not 2 <= folds <= num_samples:
-        raise ValueError(f"folds: {folds} of {num_samples} samples, expected at least 2 and at most one a sample")
-    return torch.arange(num_samples) % folds
+    if strata is None or not strata.any():
+        folds = num_samples if folds is None else folds
+        if not 2 <= folds <= num_samples:
+            raise ValueError(f"folds: {folds} of {num_samples} samples, expected at least 2 and at most one a sample")
+        return torch.arange(num_samples) % folds
+    sizes = [size for size in torch.bincount(strata).tolist() if size]
+    common = math.gcd(*sizes)
+    folds = common if folds is None else folds
+    if folds < 2 or common % folds:
+        drawn = ", ".join(map(str, sizes))
+        raise UsageError(
+            f"baseline: {folds} folds of columns that {len(sizes)} policies sampled, {drawn}, expected at least "
+            "2 that divide each number, or baseline=leave_one_out, value or zero"
+        )
+    result = torch.zeros_like(strata)
+    for stratum in strata.unique():
+        inside = strata == stratum
+        result[inside] = torch.arange(int(inside.sum())) % folds
+    return result
 
 
 def others(values: Tensor, fold: Tensor) -> Tensor:

@@ -48,17 +48,29 @@ def coefficients(signal: Tensor, baseline: Tensor, scale: Tensor) -> Tensor:
     return (torch.where(scale == 0, 0.0, signal - baseline) * scale).detach()
 
 
-def leave_one_out(signal: Tensor, mask: Tensor) -> Tensor:
+def leave_one_out(signal: Tensor, mask: Tensor, strata: Tensor | None = None) -> Tensor:
     """Returns the mean signal of the other columns at each factor, those outside the mask counting as 0.
 
+    With several strata, Σ_k (n_k/n) times the mean of stratum k, a column's own without it: a plain mean would hold
+    less of its own stratum for each column, and under weights whose score sums are 0 over all strata together, and not
+    one by one, what is subtracted must have one expectation for all. A stratum of one column is left out of all means.
     Bias: none as a baseline: a column's reference does not depend on its own samples.
-    Shapes: both `[F, N]`, N of at least 2.
-    Source: Kool, van Hoof and Welling 2019 (ICLR workshop).
+    Shapes: signal and mask `[F, N]`, N of at least 2; strata `[N]`, numbers from 0.
+    Source: Kool, van Hoof and Welling 2019 (ICLR workshop); the strata are ours.
     """
     expect("F N .", signal=signal, mask=mask)
     # Double precision, so that equal outcomes cancel exactly and not to rounding noise.
     outcomes = torch.where(mask, signal, 0.0).double()
-    return ((outcomes.sum(dim=1, keepdim=True) - outcomes) / (signal.shape[1] - 1)).to(signal.dtype)
+    if strata is None:
+        return ((outcomes.sum(dim=1, keepdim=True) - outcomes) / (signal.shape[1] - 1)).to(signal.dtype)
+    counts = torch.bincount(strata).double()
+    shares = torch.where(counts > 1, counts, 0.0)
+    shares = shares / shares.sum().clamp(min=1.0)
+    sums = outcomes.new_zeros(len(outcomes), len(counts)).index_add_(1, strata, outcomes)
+    means = sums / counts.clamp(min=1.0)
+    own = (sums[:, strata] - outcomes) / (counts - 1).clamp(min=1.0)[strata]
+    everything = (shares * means).sum(dim=1, keepdim=True)
+    return (everything + shares[strata] * (own - means[:, strata])).to(signal.dtype)
 
 
 def surrogate(log_prob: Tensor, coefficients: Tensor, *, num_samples: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Annotated, final
 
 import torch
@@ -16,7 +17,7 @@ from pgkit.weights.base import EpisodeWeights, Reach
 Share = Annotated[float, Range(above=0, below=1)]
 
 
-class MixtureWeights(EpisodeWeights):
+class MixtureWeights(EpisodeWeights, ABC):
     """(h_k / (n_k/n)) p / q_k for a column of policy k, of n_k among n columns; Σ_k h_k = 1.
 
     Densities are those of whole trajectories, or of each prefix (`per_decision`). The shares α_k in h_k are n_k/n;

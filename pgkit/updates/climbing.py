@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from pgkit.errors import RunFault
+from pgkit.objectives import Objective
 
 Schedule = Literal["constant", "linear"]
+LARGEST_LOG_RATIO = 20.0
+"""Ratios are taken for e^20 at most: a row that got so much more probable pulls no harder."""
 
 
 @final
@@ -76,6 +79,28 @@ class Climber:
         pieces = torch.autograd.grad(value, self.parameters, allow_unused=True)
         found = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, pieces, strict=True)]
         return torch.cat([each.reshape(-1) for each in found])
+
+    def gradient_of(self, objective: Objective) -> tuple[Tensor, float, float]:
+        """Returns an objective's ascent gradient `[P]`, its value and the mean entropy of its rows.
+
+        Raises: RunFault where the gradient is not finite.
+        """
+        value = entropy = 0.0
+        gradient = torch.zeros(())
+        for part in objective.parts():
+            gradient = gradient + self.gradient(part.value)
+            value, entropy = value + float(part.value.detach()), entropy + float(part.entropy.detach())
+        norm = float(gradient.norm())
+        if not norm < float("inf"):
+            raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
+        return gradient, value, entropy
+
+    def advance(self, step: Tensor) -> None:
+        """Adds a step `[P]` to the parameters."""
+        pieces = step.split([p.numel() for p in self.parameters])
+        with torch.no_grad():
+            for parameter, piece in zip(self.parameters, pieces, strict=True):
+                parameter.add_(piece.view_as(parameter).to(parameter.dtype))
 
     def position(self) -> list[Tensor]:
         """Returns copies of the parameters."""

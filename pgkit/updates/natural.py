@@ -1,0 +1,147 @@
+"""The natural gradient: a step of given length in the policy's own geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from pgkit.core.fisher import empirical_vector_product
+from pgkit.core.kronecker import solve_kronecker
+from pgkit.core.natural import solve_by_samples, solve_conjugate_gradient, solve_diagonal
+from pgkit.errors import UsageError
+from pgkit.objectives import Objective
+from pgkit.options import Count, NonNegative, Positive
+from pgkit.types import Metrics
+from pgkit.updates.climbing import Climber, Schedule
+
+Solve = Literal["samples", "conjugate_gradient", "diagonal", "kronecker"]
+
+
+@final
+class NaturalStep:
+    """θ ← θ + √(2δ / xᵀFx) x with x = (F + λI)⁻¹ g: the step that KL(π_old ‖ π) ≈ δ a row allows.
+
+    F comes from at most `max_rows` steps of the batch, evenly thinned. `samples` solves exactly among them, F the
+    second moment of their scores; `conjugate_gradient` uses products with the Hessian of the divergence, exact in the
+    actions; `diagonal` keeps the squares of single parameters, `kronecker` (K-FAC) the blocks of layers. λ is `damping`
+    times the mean of the eigenvalues that so many rows can show, plus `damping_floor`: a settled policy has a Fisher
+    matrix of nearly 0, and a step is left out where even its curvature is below the floor. One that moves the policy
+    further than δ over the whole batch is shortened by √(δ / KL). The optimizer's own settings are not used.
+    Bias: the direction is that of the gradient's own estimate; damping turns it towards the plain gradient.
+    Source: Kakade 2001 (NeurIPS); Martens 2020, arXiv:1412.1193; Wu et al. 2017, arXiv:1708.05144, for K-FAC.
+    """
+
+    tags = (
+        "gradient/norm", "update/surrogate", "policy/entropy", "update/damping", "update/curvature",
+        "update/cg_residual", "update/step_norm", "update/natural_cosine", "update/kl",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        optimizer: torch.optim.Optimizer,
+        average: Literal["columns", "steps"] = "columns",
+        solve: Solve = "samples",
+        max_kl: Positive = 0.01,
+        damping: Positive = 1e-3,
+        damping_floor: Positive = 1e-6,
+        max_rows: Count = 800,
+        iterations: Count = 10,
+        entropy_coefficient: NonNegative = 0.0,
+        schedule: Schedule = "constant",
+    ) -> None:
+        self.average: Literal["columns", "steps"] = average
+        self.solve, self.max_kl, self.damping, self.damping_floor = solve, max_kl, damping, damping_floor
+        self.max_rows, self.iterations = max_rows, iterations
+        self.entropy_coefficient, self.schedule = entropy_coefficient, schedule
+        self._climber = Climber(optimizer, max_grad_norm=None, schedule="constant")
+
+    def step(self, objective: Objective, *, progress: float) -> Metrics:
+        """Changes the parameters; reports the gradient, the step and the divergence a row that it made.
+
+        Raises: RunFault where the gradient is not finite; the parameters are then left untouched.
+        """
+        limit = self.max_kl * (max(0.0, 1.0 - progress) if self.schedule == "linear" else 1.0)
+        gradient, surrogate, entropy = self._climber.gradient_of(objective)
+        metrics: Metrics = {
+            **dict.fromkeys(self.tags),
+            "gradient/norm": float(gradient.norm()),
+            "update/surrogate": surrogate,
+            "policy/entropy": entropy,
+        }
+        index = thinned(objective.valid, self.max_rows)
+        if len(index) == 0 or not gradient.any():
+            return metrics | {"update/step_norm": 0.0, "update/kl": 0.0}
+        before = objective.laws()
+        geometry = _Geometry(objective, index, self)
+        metrics["update/damping"] = geometry.damping
+        direction, metrics["update/cg_residual"] = geometry.solved(gradient.double())
+        curvature = float(direction @ geometry.product(direction))
+        metrics["update/curvature"] = curvature
+        length = (
+            (2 * limit / curvature) ** 0.5 if curvature > self.damping_floor * float(direction @ direction) else 0.0
+        )
+        step = length * direction
+        metrics["update/step_norm"] = float(step.norm())
+        metrics["update/natural_cosine"] = float(torch.cosine_similarity(gradient.double(), direction, dim=0))
+        self._climber.advance(step)
+        divergence = float(objective.divergence(before).sum()) / len(objective.valid)
+        if divergence > limit:
+            # Few rows understate the curvature; what the divergence allows is known now, to second order.
+            share = (limit / divergence) ** 0.5
+            self._climber.advance((share - 1) * step)
+            divergence = float(objective.divergence(before).sum()) / len(objective.valid)
+            metrics["update/step_norm"] = share * float(step.norm())
+        metrics["update/kl"] = divergence
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns an empty state: a natural step remembers nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes an empty state."""
+
+
+def thinned(valid: Tensor, max_rows: int) -> Tensor:
+    """Returns at most so many of the rows, evenly spaced."""
+    return valid[:: -(-len(valid) // max_rows)] if len(valid) else valid
+
+
+@final
+class _Geometry:
+    """The Fisher matrix of some rows, in the form that a way of solving needs; all in double precision."""
+
+    def __init__(self, objective: Objective, index: Tensor, update: NaturalStep) -> None:
+        scores = objective.factors.scores
+        if scores is None:
+            raise UsageError("update: natural without scores, expected factors of trajectories")
+        self._update, self._index = update, index
+        self._scores = scores.of_steps(index).double()
+        self._layers = scores.layers_of_steps(index) if update.solve == "kronecker" else None
+        if update.solve == "kronecker" and self._layers is None:
+            raise UsageError("update.solve: kronecker with layers that do not factor, expected samples or diagonal")
+        mean = float(self._scores.square().sum()) / len(index) / min(self._scores.shape)
+        self.damping = update.damping * mean + update.damping_floor
+        self.product: Callable[[Tensor], Tensor] = (
+            objective.curvature(index)
+            if update.solve == "conjugate_gradient"
+            else lambda vector: empirical_vector_product(self._scores, vector)
+        )
+
+    def solved(self, gradient: Tensor) -> tuple[Tensor, float | None]:
+        """Returns (F + λI)⁻¹ g `[P]`, and what conjugate gradients left of it, None for the others."""
+        if self._update.solve == "conjugate_gradient":
+            found = solve_conjugate_gradient(
+                self.product, gradient, damping=self.damping, iterations=self._update.iterations
+            )
+            return found.solution, found.residual
+        if self._layers is not None:
+            mask = torch.ones(1, len(self._index), dtype=torch.bool)
+            return solve_kronecker(self._layers, mask, gradient, damping=self.damping), None
+        if self._update.solve == "diagonal":
+            return solve_diagonal(self._scores, gradient, damping=self.damping), None
+        return solve_by_samples(self._scores, gradient, damping=self.damping), None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pgkit.core.importance import weights
 from pgkit.core.off_policy_value import Terms, discounts
 from pgkit.types import expect
 
@@ -22,7 +23,7 @@ def marginal_terms(
     Shapes: states, log_ratio, rewards, mask `[T, N]`; ratios `[T, S]`.
     """
     expect("T N .", states=states, log_ratio=log_ratio, rewards=rewards, mask=mask)
-    weight = ratios.double().gather(1, torch.where(mask, states, 0)) * log_ratio.exp()
+    weight = ratios.double().gather(1, torch.where(mask, states, 0)) * _ratios(log_ratio)
     earned = torch.where(mask, weight * rewards.double(), 0.0) * discounts(len(rewards), gamma)
     values = earned.sum(dim=0, keepdim=True)
     return Terms(log_weight=torch.zeros_like(values), values=values)
@@ -45,10 +46,12 @@ def marginal_values(
     passed it, and no weight of a whole prefix remains.
     Bias: of order 1/N, where observations are states.
     Shapes: states, log_ratio, rewards, mask `[T, N]`; counts `[B, N]`.
+    Raises: UsageError where a ratio overflows.
     """
     sizes = expect("T N .", states=states, log_ratio=log_ratio, rewards=rewards, mask=mask)
     number = len(counts)
-    step_ratio, earned = log_ratio.exp(), torch.where(mask, rewards.double(), 0.0) * discounts(sizes["T"], gamma)
+    step_ratio = _ratios(log_ratio)
+    earned = torch.where(mask, rewards.double(), 0.0) * discounts(sizes["T"], gamma)
     share = counts / counts.sum(dim=1, keepdim=True)
     total = share.new_zeros(number)
     carried = share * mask[0]
@@ -99,3 +102,7 @@ def tabular_values(
         quality[t] = reward + gamma * transition @ value
         value = (table.double() * quality[t]).sum(dim=1)
     return quality
+
+
+def _ratios(log_ratio: Tensor) -> Tensor:
+    return weights(log_ratio.reshape(-1)).reshape(log_ratio.shape)

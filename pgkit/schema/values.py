@@ -40,6 +40,7 @@ ROOT: Mapping[str, Any] = {
     "resamples": Annotated[int, options.Range(least=100)],
     "folds": Annotated[int, options.Range(least=2)],
     "return_range": list[float] | None,
+    "weight_limit": options.Positive | None,
 }
 """Types of the root keys of every entry point; a root key that is not here has the type of its default."""
 

@@ -7,6 +7,7 @@ import torch
 
 from pgkit.core.off_policy_tabular import marginal_terms, marginal_values, tabular_values
 from pgkit.core.processes import CHAIN
+from pgkit.errors import UsageError
 from tests.off_policy import BEHAVIOR, GAMMA, TARGET, Paths, drawn, every_path, occupancy, true_value
 
 PATHS = every_path()
@@ -53,3 +54,9 @@ def test_a_pair_that_never_occurred_earns_nothing() -> None:
     paths = drawn(200, seed=1, behavior=torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64))
     quality = tabular_values(paths.states, paths.actions, paths.rewards, paths.mask, TARGET, gamma=GAMMA)
     assert not quality[:, 0, 1].any() and not quality[:, 1, 0].any() and quality[:, 0, 0].all()
+
+
+def test_a_ratio_that_overflows_is_named() -> None:
+    huge = torch.where(PATHS.mask, 1000.0, 0.0).double()
+    with pytest.raises(UsageError, match=r"weights: e\^1000 overflows"):
+        marginal_values(PATHS.states, huge, PATHS.rewards, PATHS.mask, CHANCES[None], num_states=2, gamma=GAMMA)

@@ -49,7 +49,8 @@ def parameters_of(problem: Enumeration) -> Tensor:
 
 def put(problem: Enumeration, parameters: Tensor) -> None:
     """Sets the parameters."""
-    torch.nn.utils.vector_to_parameters(parameters, problem.policy.parameters())
+    # Parameters become views of what they are set to, hence a copy.
+    torch.nn.utils.vector_to_parameters(parameters.clone(), problem.policy.parameters())
 
 
 def sgd(problem: Enumeration, lr: float = 0.1) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, final
 
 from torch import Tensor
 
-from pgkit.core import trajectory_weights
+from pgkit.core import importance, trajectory_weights
 from pgkit.options import Positive, Range
 from pgkit.protocols import Policy
 from pgkit.types import Trajectories, WeightKind
@@ -57,6 +57,7 @@ class PerDecision(EpisodeWeights):
 class OneStep:
     """π(a_t|s_t) / μ(a_t|s_t) of each action alone, for returns that have traces of their own, on any data.
 
+    `truncate` c takes min(w, c), in what multiplies the gradient and before the return clips in its own way.
     Bias: the states stay those of the behaviour, whatever a return makes of the ratios.
     Source: Degris, White and Sutton 2012, arXiv:1205.4839.
     """
@@ -66,6 +67,9 @@ class OneStep:
     reach: Reach = "own"
     needs_whole_episodes = False
 
+    def __init__(self, *, truncate: Positive | None = None) -> None:
+        self.truncate = truncate
+
     def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:
         """Returns the log ratio of every row, `[T, N]`, detached, clamped at `trajectory_weights.LIMIT` nats.
 
@@ -74,6 +78,8 @@ class OneStep:
         own, mask = trajectories.behavior_log_prob, trajectories.mask
         trajectory_weights.refuse_impossible(own, mask)
         ratio = trajectory_weights.action_log_ratio(log_prob(policy, trajectories), own, mask)
+        if self.truncate is not None:
+            ratio = importance.truncated(ratio, self.truncate)
         return trajectory_weights.clamped(ratio).to(own.dtype)
 
 

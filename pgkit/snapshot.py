@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from pgkit.protocols import Estimator, Policy, Scores
-from pgkit.types import Coupling, Factors, Metrics, Observations, Trajectories
+from pgkit.types import Coupling, Factors, Metrics, Observations, Trajectories, WeightKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,9 @@ class Facts:
 
     `layout` says where each parameter of the policy lies in P; `columns` is N; `controlled` is whether the estimator
     has a control variate beside its baseline. `env` is the name of the environment,
-    `dynamics` what it knows about itself, if anything. `discounted` is whether states are weighted by γ^t.
+    `dynamics` what it knows about itself, if anything. `discounted` is whether states are weighted by γ^t. `batches`
+    counts those that an estimate may be made of, the current one included; `weights` is the kind of importance weights
+    that correct for other policies, None where nothing does.
     """
 
     env: str
@@ -60,6 +62,8 @@ class Facts:
     discounted: bool = False
     controlled: bool = False
     dynamics: object = None
+    batches: int = 1
+    weights: WeightKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

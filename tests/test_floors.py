@@ -18,7 +18,7 @@ STOREYS = (
     "rl vi blackbox",
     "run problems reporting",
     "train fit evaluate evaluate_offline offline verify check_env report dashboard "
-    "conduct fitting verifying estimate playback assemble app jobs __init__",
+    "conduct fitting verifying estimate playback assemble agreement app jobs __init__",
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms.split()}
 SHARED = (0, 5)

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from pgkit.assemble import refuse_coupled_control
+from pgkit.agreement import refuse_coupled_control
 from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Zero
 from pgkit.baselines.gls import GLS

@@ -57,10 +57,9 @@ def cumulated(log_ratio: Tensor, *, per_decision: bool) -> Tensor:
     Shapes: `[…, T, N]`.
     """
     impossible = log_ratio == -torch.inf
-    known = torch.where(impossible, 0.0, log_ratio)
     if per_decision:
-        return torch.where(impossible.cumsum(dim=-2) > 0, -torch.inf, known.cumsum(dim=-2))
-    total = torch.where(impossible.any(dim=-2), -torch.inf, known.sum(dim=-2))
+        return torch.where(impossible.cumsum(dim=-2) > 0, -torch.inf, log_ratio.cumsum(dim=-2))
+    total = torch.where(impossible.any(dim=-2), -torch.inf, log_ratio.sum(dim=-2))
     return total.unsqueeze(-2).expand_as(log_ratio)
 
 
@@ -102,10 +101,9 @@ def mixture_log_weight(
     if exponent is None:
         return own + (log_share[behavior_id] - log_fraction)
     # In p/q_k and not in q_k: what all of them have in common is gone before anything is exponentiated.
-    impossible = own == -torch.inf
-    scaled = exponent * (log_share[:, None, None] - torch.where(impossible, 0.0, log_weights))
+    scaled = exponent * (log_share[:, None, None] - log_weights)
     heuristic = exponent * (log_share[behavior_id] - own) - scaled.logsumexp(dim=0)
-    return torch.where(impossible, -torch.inf, own + heuristic - log_fraction)
+    return torch.where(own == -torch.inf, -torch.inf, own + heuristic - log_fraction)
 
 
 def self_normalised_columns(log_weight: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from pgkit.baselines.batch import LeaveOneOut, Mean
 from pgkit.baselines.constant import Constant, Zero
 from pgkit.baselines.optimal import Optimal, OptimalTime
 from pgkit.baselines.value import Value
-from pgkit.core.processes import BANDIT, CHAIN, Process
+from pgkit.core.processes import BANDIT, CHAIN
 from pgkit.errors import UsageError
 from pgkit.weights.mixtures import Balance, ConstantMixture, PowerHeuristic
 from pgkit.weights.ratios import PerDecision, Trajectory

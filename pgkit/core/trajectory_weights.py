@@ -64,7 +64,7 @@ def cumulated(log_ratio: Tensor, *, per_decision: bool) -> Tensor:
 
 
 def mixture_shares(
-    behavior_id: Tensor, num_behaviors: int, *, discount: Tensor | None, defensive: float | None
+    behavior_id: Tensor, num_behaviors: int, *, discount: Tensor | None = None, defensive: float | None = None
 ) -> Tensor:
     """Returns the share α_k of every policy in the mixture, double; they sum to 1.
 

@@ -89,6 +89,20 @@ FIRST: tuple[Page, ...] = (
         ),
     ),
     (
+        "Weights",
+        (
+            Chart("Effective share of the batch; by lag and by time", ("weights/ess_fraction",)),
+            Chart("Quantiles of the log weights (nats): median, 5 and 95 %", ("weights/log_weight",), interval=True),
+            Chart("Pareto k of the largest weights, trusted to 0.7", ("weights/pareto_k",)),
+            Chart("Largest share of one weight", ("weights/largest_share",)),
+            Chart("Perplexity over size", ("weights/perplexity_fraction",)),
+            Chart("Mass that the data miss", ("weights/missing_mass",)),
+            Chart("Rényi divergence of order 2 (nats)", ("weights/renyi_divergence",)),
+            Chart("Weights at the bounds (steps)", ("weights/clamped",)),
+            Chart("Alarm", ("weights/alarm",)),
+        ),
+    ),
+    (
         "Return",
         (
             Chart("Mean of the last 100 training episodes", ("return/mean_100",)),

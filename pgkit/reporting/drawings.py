@@ -162,12 +162,26 @@ def layers(run: Run, runs: Sequence[Run]) -> list[Element]:
 
 
 def weights(run: Run, runs: Sequence[Run]) -> list[Element]:
-    """Returns the effective share of the batch."""
-    tag = "weights/ess_fraction"
-    if tag not in run.series:
-        return []
-    own = [Course(name="effective share", tag=tag, run=run, colour=0)]
-    return [courses_figure(own, label="effective share of the batch", caption="1: every sample counts.", low=0, high=1)]
+    """Returns the effective share of the batch and of old ones by themselves, and the course of prefixes."""
+    latest = run.latest
+    names = ["", *(f"{name}/" for name in names_in(latest, "weights", "ess_fraction"))]
+    words = {"": "weights in use"}
+    tags = {name: f"weights/{name}ess_fraction" for name in names}
+    groups = [
+        ("by age of the batch", [name for name in names if not name.startswith("time_")]),
+        ("by prefix, % of the longest episode", [name for name in names if name.startswith("time_")]),
+    ]
+    figures = []
+    for label, members in groups:
+        own = [
+            Course(name=words.get(name, name.rstrip("/").replace("_", " ")), tag=tags[name], run=run, colour=index)
+            for index, name in enumerate(members)
+            if tags[name] in run.series
+        ]
+        if own:
+            caption = "Effective sample size over size; 1: every trajectory counts, below 0.3: hardly worth keeping."
+            figures.append(courses_figure(own, label=f"effective share {label}", caption=caption, low=0, high=1))
+    return figures
 
 
 def checks(run: Run, runs: Sequence[Run]) -> list[Element]:

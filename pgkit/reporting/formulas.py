@@ -66,8 +66,10 @@ LAYERS = Formula(
 )
 WEIGHTS = Formula(
     "ess_fraction = (Σ w)² / (N Σ w²), w the importance weights: the share of the batch that would be as good if it "
-    "were the policy's own.",
-    (("Kong 1992, University of Chicago, technical report 348", ""),),
+    "were the policy's own. lag_a: columns of a updates ago by the plain ratio π/μ, whatever weights are in use; "
+    "time_p: prefixes of p % of the longest episode. missing_mass = 1 − mean w. Pareto k: the shape of the largest "
+    "weights' tail.",
+    (("Kong 1992, University of Chicago, technical report 348", ""), _arxiv("Vehtari et al. 2024", "1507.02646")),
 )
 TIME = Formula("diagnostics_fraction = wall seconds in the instruments / wall seconds of training, since the start.")
 CHECKS = Formula(

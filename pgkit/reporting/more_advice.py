@@ -7,6 +7,10 @@ from pgkit.reporting.words import listed, percent, short
 
 STEP = ("trajectory", "action", "state")
 WHOLE = ("transition", "action", "start")
+WORTH = 0.3
+"""Effective share of a batch below which keeping it costs more noise than it has data."""
+TRUSTED = 0.7
+"""The Pareto k up to which means of weights converge at a useful rate."""
 
 
 def outcome(metrics: Known, *, half_way: Known) -> Advice | None:
@@ -88,9 +92,36 @@ def layers(metrics: Known) -> Advice | None:
 
 
 def weights(metrics: Known) -> Advice | None:
-    """Returns how much of a reweighted batch counts."""
-    share = metrics.get("weights/ess_fraction")
-    if share is None:
+    """Returns how much of a reweighted batch counts, and how long a batch is worth keeping."""
+    share, lags = metrics.get("weights/ess_fraction"), _lags(metrics)
+    if share is None and not lags:
         return None
-    following = "use fresher data or clip" if share < 0.5 else "nothing to do"
-    return Advice(f"Under the importance weights the batch counts for {percent(share)} of its size; {following}.")
+    said = "" if share is None else f"Under the importance weights the batch counts for {percent(share)} of its size"
+    if lags:
+        worth = listed([f"{percent(value)} at lag {lag}" for lag, value in lags.items()])
+        said += f"; by itself an old batch is worth {worth}" if said else f"By itself an old batch is worth {worth}"
+    missing, tail = metrics.get("weights/missing_mass"), metrics.get("weights/pareto_k")
+    if metrics.get("weights/alarm") and missing is not None and missing > 0.1:
+        return Advice(
+            f"{said}; the mean weight is {short(1 - missing)} where it should be 1, so the policy goes where the data "
+            "do not: put data of its own into the mixture, and do not trust the estimate before.", 3
+        )  # fmt: skip
+    spent = [lag for lag, value in lags.items() if value < WORTH]
+    if spent and (share is None or share < 0.5 or spent[0] > 1):
+        following = "reuse.batches=1, or smaller steps" if spent[0] == 1 else f"reuse.batches={spent[0]}"
+        return Advice(f"{said}; try {following}: what is older adds noise rather than data.", 1)
+    if tail is not None and tail > TRUSTED:
+        return Advice(
+            f"{said}; a few weights carry the estimate (Pareto k {short(tail)}, trusted to 0.7), so its error bars are "
+            "too short: take smaller steps or fewer batches.", 2
+        )  # fmt: skip
+    if share is not None and share < WORTH:
+        return Advice(f"{said}; most of it is wasted: take smaller steps, fewer batches or weights=balance.", 1)
+    return Advice(f"{said}; nothing to do.")
+
+
+def _lags(metrics: Known) -> dict[int, float]:
+    """Returns the effective share of the batches of every lag that is known, the newest first."""
+    found = {name: metrics[f"weights/{name}/ess_fraction"] for name in names_in(metrics, "weights", "ess_fraction")}
+    lags = {int(name.removeprefix("lag_")): value for name, value in found.items() if name.startswith("lag_")}
+    return {lag: value for lag, value in sorted(lags.items()) if value is not None}

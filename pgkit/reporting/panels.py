@@ -106,7 +106,7 @@ PANELS = (
     Panel(
         key="weights", title="Importance weights", needs=("weights/",), areas=("weights/",),
         say=lambda run: more_advice.weights(run.typical), draw=drawings.weights, formula=formulas.WEIGHTS,
-        switch="runs on reweighted data",
+        switch="diagnostics=[weights] on reweighted data", wide=True,
     ),
     Panel(
         key="checks", title="Checks", needs=("halves/", "scores/", "optimizer_step/", "truth/", "fisher/"),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pgkit.protocols import Policy
 from pgkit.types import Trajectories, WeightKind
+from pgkit.weights.base import Reach
 
 
 @final
@@ -17,7 +18,7 @@ class OnPolicy:
 
     unbiased = True
     kind: WeightKind = "prefix"
-    reach = "none"
+    reach: Reach = "none"
     needs_whole_episodes = False
 
     def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:

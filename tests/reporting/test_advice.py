@@ -193,3 +193,28 @@ def test_no_sentence_promises_that_a_run_learns_faster() -> None:
     text = inspect.getsource(advice) + inspect.getsource(more_advice)
     body = re.sub(r'"""[\s\S]*?"""', "", text)
     assert not re.search(r"fast|quick|speed", body)
+
+
+def health(share: float | None = None, **values: float) -> dict[str, float | None]:
+    """Returns tags of the weights; `lag_1=.5` is the effective share of the batches of lag 1."""
+    lags = {f"weights/{name}/ess_fraction": value for name, value in values.items() if name.startswith("lag_")}
+    rest = {f"weights/{name}": value for name, value in values.items() if not name.startswith("lag_")}
+    return {"weights/ess_fraction": share, **lags, **rest}
+
+
+def test_old_batches_are_worth_what_they_say_and_the_spent_ones_are_named() -> None:
+    text = said(more_advice.weights(health(0.45, lag_1=0.7, lag_2=0.4, lag_3=0.2, alarm=0.0)))
+    assert "70 % at lag 1, 40 % at lag 2 and 20 % at lag 3" in text and "try reuse.batches=3" in text
+    text = said(more_advice.weights(health(0.45, lag_1=0.2)))
+    assert "reuse.batches=1, or smaller steps" in text
+    assert said(more_advice.weights(health(0.9, lag_1=0.8))).endswith("nothing to do.")
+
+
+def test_an_alarm_of_the_weights_says_what_follows() -> None:
+    missing = more_advice.weights(health(0.9, missing_mass=0.4, alarm=1.0))
+    assert missing is not None and missing.urgent == 3 and "mean weight is 0.600 where it should be 1" in said(missing)
+    tail = more_advice.weights(health(0.5, pareto_k=0.9, alarm=1.0))
+    assert tail is not None and tail.urgent == 2 and "Pareto k 0.900" in said(tail)
+    few = more_advice.weights(health(0.1, alarm=1.0))
+    assert few is not None and few.urgent == 1 and "10 % of its size" in said(few)
+    assert said(more_advice.weights(health(None, lag_1=0.6))).startswith("By itself an old batch is worth 60 %")

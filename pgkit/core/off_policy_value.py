@@ -167,7 +167,8 @@ def doubly_robust_terms(
     log_weight = prefix_log_weights(log_ratio)
     if normalise:
         first = torch.zeros_like(log_weight[:1])
-        return Terms(log_weight=torch.cat((first, log_weight)), values=torch.cat((known[:1], earned)))
+        # The start states come last, so that row t is step t.
+        return Terms(log_weight=torch.cat((log_weight, first)), values=torch.cat((earned, known[:1])))
     return _plain(known[:1] + (_weights_that_count(log_weight, earned) * earned).sum(dim=0, keepdim=True))
 
 

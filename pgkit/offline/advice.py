@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pgkit.core.off_policy_value import MissingMass
 from pgkit.offline.estimates import Estimate
 
-PARETO_LIMIT = 0.7
-FEWEST = 20
-"""Episodes, in effect, below which an average says little."""
 _PREFERRED = (
     "weighted_doubly_robust",
     "self_normalised_per_decision",
@@ -30,12 +27,8 @@ def doubts(line: Estimate, missing: MissingMass) -> list[str]:
     found = []
     if missing.is_evident:
         found.append(f"the behaviour never takes what the target does with probability {missing.mass:.2g} a step")
-    health = line.health
-    if health is not None:
-        if health.effective_sample_size < FEWEST:
-            found.append(f"{health.effective_sample_size:.1f} episodes in effect, fewer than {FEWEST}")
-        if health.pareto_k is not None and health.pareto_k > PARETO_LIMIT:
-            found.append(f"Pareto k {health.pareto_k:.2f} is above {PARETO_LIMIT}: the largest weights decide")
+    if line.health is not None:
+        found += line.health.doubts()
     if line.low is None:
         found.append("no interval: too few episodes have any weight")
     return found

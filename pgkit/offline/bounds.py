@@ -16,7 +16,7 @@ from pgkit.core.off_policy_intervals import (
     truncated_interval,
 )
 from pgkit.errors import UsageError
-from pgkit.offline.estimates import Question
+from pgkit.offline.estimates import Question, health_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +32,19 @@ class Bound:
 def bounds(question: Question, *, return_range: Sequence[float] | None, weight_limit: float | None) -> list[Bound]:
     """Returns the bounds; none where the weights overflow. A range that is not given is the one seen, and said so.
 
+    Those that need a limit of the weights are left out where none is given and the weights seen say nothing of others.
     Raises: UsageError where a range that was given does not hold the data.
     """
     batch = question.saved.trajectories
     returns = value_of.discounted_returns(batch.rewards, batch.mask, gamma=question.gamma)
     try:
-        weight = weights(value_of.prefix_log_weights(question.log_ratio)[-1])
+        log_weight = value_of.prefix_log_weights(question.log_ratio)[-1:]
+        weight = weights(log_weight[0])
+        unlimited = weight_limit is None and bool(health_of(log_weight).doubts())
     except UsageError:
         return []
     low, high = (float(returns.min()), float(returns.max())) if return_range is None else map(float, return_range)
-    limit = float(weight.max()) if weight_limit is None else weight_limit
+    limit = max(1.0, float(weight.max())) if weight_limit is None else weight_limit
     if float(returns.min()) < low or float(returns.max()) > high:
         seen = f"{float(returns.min()):.4g} to {float(returns.max()):.4g}"
         raise UsageError(f"return_range: [{low:g},{high:g}], expected one that holds the returns of the data, {seen}")
@@ -50,19 +53,18 @@ def bounds(question: Question, *, return_range: Sequence[float] | None, weight_l
     of_returns = f"returns from {low:.4g} to {high:.4g}" + (" (as seen, not known)" if return_range is None else "")
     of_weights = f"weights up to {limit:.4g}" + (" (as seen, not known)" if weight_limit is None else "")
     reach = {"low": limit * min(0.0, low), "high": limit * max(0.0, high), "confidence": question.confidence}
-    found = {
-        "hoeffding": hoeffding_interval(weight * returns, **reach),
-        "truncated_bernstein": truncated_interval(
-            weight, returns, low=low, high=high, confidence=question.confidence, generator=question.generator("bounds")
-        ),
-    }
-    if len(returns) > 1:
+    found: dict[str, Interval] = {}
+    if not unlimited:
+        found["hoeffding"] = hoeffding_interval(weight * returns, **reach)
+    if not unlimited and len(returns) > 1:
         found["empirical_bernstein"] = empirical_bernstein_interval(weight * returns, **reach)
+    found["truncated_bernstein"] = truncated_interval(
+        weight, returns, low=low, high=high, confidence=question.confidence, generator=question.generator("bounds")
+    )
     assumes = {"truncated_bernstein": of_returns}
     return [
-        _within(name, found[name], low, high, assumes.get(name, f"{of_returns}, {of_weights}"))
-        for name in ("hoeffding", "empirical_bernstein", "truncated_bernstein")
-        if name in found
+        _within(name, interval, low, high, assumes.get(name, f"{of_returns}, {of_weights}"))
+        for name, interval in found.items()
     ]
 
 

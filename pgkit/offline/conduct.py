@@ -136,7 +136,8 @@ def conduct(config: DictConfig, folder: Path) -> None:
 def _question(config: DictConfig, material: Material, log_ratio: Tensor) -> Question:
     return Question(
         saved=material.data, log_ratio=log_ratio, policy=material.policy, gamma=config.gamma,
-        confidence=config.confidence, resamples=config.resamples, folds=config.folds, seed=config.seed,
+        confidence=config.confidence, resamples=config.resamples, folds=config.folds, fit_steps=config.fit_steps,
+        seed=config.seed,
     )  # fmt: skip
 
 

@@ -33,6 +33,9 @@ BIAS = {
 """Every estimator, in the order of the table, and what its bias is of the order of where weights are exact."""
 FITTED = ("doubly_robust", "weighted_doubly_robust", "direct_method")
 """Those that read a fitted Q."""
+PARETO_LIMIT = 0.7
+FEWEST = 20
+"""Episodes, in effect, below which an average says little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,15 @@ class Health:
     effective_sample_size: float
     largest_share: float
     pareto_k: float | None
+
+    def doubts(self) -> list[str]:
+        """Returns what speaks against averages with these weights."""
+        found = []
+        if self.effective_sample_size < FEWEST:
+            found.append(f"{self.effective_sample_size:.1f} episodes in effect, fewer than {FEWEST}")
+        if self.pareto_k is not None and self.pareto_k > PARETO_LIMIT:
+            found.append(f"Pareto k {self.pareto_k:.2f} is above {PARETO_LIMIT}: the largest weights decide")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +82,7 @@ class Question:
     confidence: float
     resamples: int
     folds: int
+    fit_steps: int
     seed: int
 
     def generator(self, purpose: str) -> np.random.Generator:
@@ -218,5 +231,6 @@ def _fitted(question: Question) -> FittedValues:
         observation_space=question.saved.observation_space,
         action_space=question.saved.action_space,
         gamma=question.gamma,
+        steps=question.fit_steps,
     )
     return fitted.cross_fitted(folds=question.folds, generator=question.generator("fit"))

@@ -34,7 +34,7 @@ def load_minari(
     try:
         dataset = minari.load_dataset(name)
     except (OSError, ValueError, KeyError, gym.error.Error) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".")
         raise UsageError(f"data: {PREFIX}{name}: {said}, expected a data set that `minari list local` names") from None
     found = {
         "observation": (dataset.observation_space, observation_space),

@@ -23,6 +23,8 @@ from pgkit.core.off_policy_tabular import tabular_values
 from pgkit.core.recursions import linear_scan
 from pgkit.types import Observations, Trajectories, map_observations
 
+SWEEPS = 15
+"""Times that the targets are computed anew from the fit; each gets an equal share of the steps."""
 SAMPLED_ACTIONS = 8
 """Actions of the target drawn at each observation where they cannot be summed over; their mean is an unbiased V."""
 
@@ -52,11 +54,10 @@ class FittedQ:
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         gamma: float,
-        sweeps: int = 15,
-        steps: int = 40,
+        steps: int = 600,
     ) -> None:
         self.batch, self.log_ratio, self.policy, self.gamma = trajectories, log_ratio, policy, gamma
-        self.observation_space, self.sweeps, self.steps = observation_space, sweeps, steps
+        self.observation_space, self.steps = observation_space, steps
         self.finite = isinstance(action_space, spaces.Discrete)
         self.tabular = self.finite and isinstance(observation_space, spaces.Discrete)
 
@@ -128,13 +129,14 @@ class _Network:
         self, batch: Trajectories, mask: Tensor, rewards: Tensor, columns: Tensor, generator: np.random.Generator
     ) -> None:
         owner, rows = self.owner, int(mask.sum())
+        steps = max(1, owner.steps // SWEEPS)
         inputs, codes = self._prepared(batch, self._drawn(columns, seed=0))
         trace = torch.where(mask, owner.log_ratio[:, columns], -torch.inf).clamp(max=0.0).exp()
         decay = torch.cat((owner.gamma * trace[1:], torch.zeros_like(trace[:1])))
         value = chosen = torch.zeros(mask.shape, dtype=torch.float64)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-3, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, owner.sweeps * owner.steps, eta_min=1e-4)
-        for sweep in range(owner.sweeps):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, SWEEPS * steps, eta_min=1e-4)
+        for sweep in range(SWEEPS):
             if sweep:
                 found = self._evaluate(inputs, codes)
                 value, chosen = (torch.zeros_like(value).masked_scatter(mask, each) for each in found)
@@ -142,7 +144,7 @@ class _Network:
             surprise = torch.where(mask, rewards + owner.gamma * following - chosen, 0.0)
             goals = ((chosen + linear_scan(decay, surprise))[mask] - self.centre) / self.unit
             goals = goals.to(inputs.dtype)
-            for index in torch.from_numpy(generator.integers(rows, size=(owner.steps, min(512, rows)))):
+            for index in torch.from_numpy(generator.integers(rows, size=(steps, min(512, rows)))):
                 errors = self._at(inputs[index], codes[0][index]) - goals[index]
                 loss = errors.square().mean()
                 optimizer.zero_grad()

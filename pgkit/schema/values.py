@@ -39,6 +39,7 @@ ROOT: Mapping[str, Any] = {
     "confidence": Annotated[float, options.Range(above=0, below=1)],
     "resamples": Annotated[int, options.Range(least=100)],
     "folds": Annotated[int, options.Range(least=2)],
+    "fit_steps": options.Count,
     "return_range": list[float] | None,
     "weight_limit": options.Positive | None,
 }

@@ -30,11 +30,14 @@ def action_log_ratio(log_target: Tensor, log_behavior: Tensor, mask: Tensor) -> 
     """
     expect("T N .", log_target=log_target, mask=mask)
     target, behavior = (torch.where(mask, each, 0.0).double() for each in (log_target, log_behavior))
+    ratio = target - behavior
+    if ratio.isfinite().all():
+        return ratio
     for name, each in (("log_prob", target), ("behavior_log_prob", behavior)):
         if each.isnan().any() or (each == torch.inf).any():
             word = "nan" if each.isnan().any() else "inf"
             raise RunFault(f"{name}: {word} for an action that was taken, expected a finite number")
-    return torch.where(target == -torch.inf, -torch.inf, target - behavior)
+    return torch.where(target == -torch.inf, -torch.inf, ratio)
 
 
 def refuse_impossible(behavior_log_prob: Tensor, mask: Tensor) -> None:
@@ -51,16 +54,17 @@ def refuse_impossible(behavior_log_prob: Tensor, mask: Tensor) -> None:
 
 
 def cumulated(log_ratio: Tensor, *, per_decision: bool) -> Tensor:
-    """Returns Σ of the log ratios up to each row (`per_decision`), or of the whole column at every row.
+    """Returns Σ of the log ratios up to each row (`per_decision`), or of the whole column as its one row.
 
     A target probability of 0 once is a weight of 0 from there on, whatever the other ratios say.
-    Shapes: `[…, T, N]`.
+    Shapes: `[…, T, N]`; the result alike, or `[…, 1, N]`.
     """
     impossible = log_ratio == -torch.inf
     if per_decision:
-        return torch.where(impossible.cumsum(dim=-2) > 0, -torch.inf, log_ratio.cumsum(dim=-2))
-    total = torch.where(impossible.any(dim=-2), -torch.inf, log_ratio.sum(dim=-2))
-    return total.unsqueeze(-2).expand_as(log_ratio)
+        total = log_ratio.cumsum(dim=-2)
+        return torch.where(impossible.cumsum(dim=-2) > 0, -torch.inf, total) if impossible.any() else total
+    total = log_ratio.sum(dim=-2, keepdim=True)
+    return torch.where(impossible.any(dim=-2, keepdim=True), -torch.inf, total)
 
 
 def mixture_shares(

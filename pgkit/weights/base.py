@@ -11,8 +11,10 @@ from torch import Tensor
 from pgkit.core import importance, trajectory_weights
 from pgkit.errors import UsageError
 from pgkit.protocols import Policy
-from pgkit.types import Trajectories, WeightKind
+from pgkit.types import Trajectories, WeightKind, map_observations
 
+BLOCK = 2048
+"""Rows whose log-probabilities are asked for at once."""
 Reach = Literal["none", "own", "all"]
 
 
@@ -35,7 +37,7 @@ class EpisodeWeights(ABC):
 
     @abstractmethod
     def _raw(self, log_target: Tensor, trajectories: Trajectories) -> Tensor:
-        """Returns the unbiased log weight, `[T, N]`, double, −inf where it is 0."""
+        """Returns the unbiased log weight, `[T, N]` or `[1, N]` for all rows, double, −inf where it is 0."""
 
     def log_weight(self, policy: Policy, trajectories: Trajectories) -> Tensor:
         """Returns the cumulative log weight of every row, `[T, N]`, detached.
@@ -53,14 +55,18 @@ class EpisodeWeights(ABC):
             result = importance.truncated(result, self.truncate)
         if self.self_normalise:
             result = trajectory_weights.self_normalised_columns(result)
-        return trajectory_weights.clamped(result).to(trajectories.behavior_log_prob.dtype)
+        result = trajectory_weights.clamped(result).to(trajectories.behavior_log_prob.dtype)
+        return result.expand(trajectories.mask.shape).contiguous()
 
 
 def log_prob(policy: Policy, trajectories: Trajectories) -> Tensor:
     """Returns log π(a|s) of every row in one pass, `[T, N]`, 0 outside the mask."""
     rows = trajectories.rows()
+    result = trajectories.behavior_log_prob.new_zeros(trajectories.mask.numel())
     with torch.no_grad():
-        found = policy.log_prob(rows.obs, rows.actions)
-    result = found.new_zeros(trajectories.mask.numel())
-    result[rows.index] = found
+        # A few thousand rows at a time, so that what lies between two layers stays in a processor's cache.
+        for start in range(0, len(rows.index), BLOCK):
+            block = slice(start, start + BLOCK)
+            obs = map_observations(lambda x, block=block: x[block], rows.obs)  # type: ignore[misc]  # bound now
+            result[rows.index[block]] = policy.log_prob(obs, rows.actions[block]).to(result.dtype)
     return result.reshape(trajectories.mask.shape)

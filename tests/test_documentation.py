@@ -19,6 +19,10 @@ DOCUMENTS = (
     "docs/dashboard.md",
     "docs/vi.md",
     "docs/blackbox.md",
+    *(
+        f"docs/agents/{name}.md"
+        for name in ("README", "ppo", "pois", "vtrace", "rt_pg", "off_policy_reinforce", "variance_reduced")
+    ),
     "experiments/README.md",
 )
 AREAS = (

@@ -26,6 +26,8 @@ ENVIRONMENTS = sorted(path.stem for path in (config_dir() / "env").glob("*.yaml"
 WITH_CRITIC = ("critic=value", "critic.steps=2")
 COMPANIONS = {
     "agent=vpg": ("critic.steps=2", "collect.steps=4"),
+    "agent=ppo": ("critic.steps=2", "collect.steps=4", "update.minibatch_size=8"),
+    "agent=vtrace": ("critic.steps=2", "collect.steps=4"),
     "baseline=gls": WITH_CRITIC,
     "baseline=value": WITH_CRITIC,
     "collect=steps": ("returns.cut=zero", "collect.steps=4"),
@@ -45,8 +47,13 @@ COMPANIONS = {
     "weights=one_step": ("returns=v_trace", *WITH_CRITIC),
     "returns=lambda_return": WITH_CRITIC,
     "returns=n_step": WITH_CRITIC,
+    "returns=v_trace": WITH_CRITIC,
+    **{f"returns={name}": ("critic=action_value", "critic.steps=2") for name in ("retrace", "tree_backup", "q_lambda")},
+    "update=pois": ("baseline=zero",),
+    "reuse=window": ("weights=balance",),
 }
 """What an option needs of others."""
+SLABS = ("agent=vpg", "agent=ppo", "agent=vtrace")
 SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
 QUESTIONS = "diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]"
 ACTIONS = ("critic=action_value", "critic.steps=2")
@@ -123,6 +130,33 @@ VALUES = [
         "critic.normalise_observations=true",
         *MEASURED,
     ),
+    ("returns=v_trace", "weights=one_step", "reuse=window", "reuse.batches=2", "returns.lam=0.5", *SLAB, QUESTIONS),
+    (
+        "returns=retrace",
+        "weights=one_step",
+        "reuse=window",
+        *ACTIONS,
+        "baseline=value",
+        "collect=steps",
+        "collect.steps=2",
+    ),
+    ("returns=q_lambda", *ACTIONS, "env.kwargs={action:infinite}", "baseline=value"),
+    ("returns=tree_backup", *ACTIONS, "env.kwargs={action:bits}", "baseline=value", "returns.lam=0"),
+    ("returns=n_step", "returns.n=3", "weights=balance", "reuse=window", *WITH_CRITIC),
+    ("agent=ppo", "collect.steps=4", "update.minibatch_size=3", "update.minibatch_of=columns", "update.target_kl=0.01"),
+    ("agent=ppo", "collect.steps=4", "update.minibatch_size=null", "reuse=window", "update.clip_schedule=linear"),
+    ("agent=ppo", "collect.steps=4", "update.minibatch_size=8", "returns=v_trace", "weights=one_step", "reuse=window"),
+    (
+        "update=ppo_clip",
+        "update.normalise_advantages=batch",
+        "update.average=columns",
+        "update.entropy_coefficient=0.1",
+    ),
+    ("update=pois", "baseline=zero", "update.form=per_decision", "update.self_normalise=false", "diagnostics=full"),
+    ("update=storm", "weights=balance", "reuse=window", "update.forget=0"),
+    ("update=page", "update.probability=1", "update.snapshot_batches=1", "diagnostics=full"),
+    ("update=svrpg", "update.snapshot_batches=1", "update.period=1", "optimizer=sgd"),
+    ("update.max_trajectory_kl=1e-4", "weights=trajectory", "reuse=window"),
     ("diagnostics=dial", "diagnostics.dial.lambdas=[0.0,1.0]", "diagnostics.dial.every=1", *WITH_CRITIC),
 ]
 """Choices inside an option, several at once where they do not touch each other."""
@@ -131,9 +165,7 @@ VALUES = [
 def two_updates(folder: Path, *overrides: str) -> None:
     """Trains for two updates and looks whether everything is a number."""
     lanes = () if any(line.startswith("env.num_envs=") for line in overrides) else ("env.num_envs=4",)
-    quota = (
-        () if any(line.startswith("collect") or line == "agent=vpg" for line in overrides) else ("collect.episodes=4",)
-    )
+    quota = () if any(line.startswith("collect") or line in SLABS for line in overrides) else ("collect.episodes=4",)
     env = () if any(line.startswith("env=") for line in overrides) else gym("Shapes")
     length = () if any(line.startswith("total_steps=") for line in overrides) else ("total_steps=25",)
     run = train(folder, *env, *lanes, *quota, *length, "evaluation.episodes=0", *overrides)

@@ -25,6 +25,13 @@ def test_cartpole_is_solved_with_the_defaults(tmp_path: Path) -> None:
     assert max(float(line["return/mean_100"]) for line in run.metrics[:-1]) < 475
 
 
+@pytest.mark.parametrize("agent", ["ppo", "vtrace", "off_policy_reinforce"])
+def test_cartpole_is_solved_by_other_agents(tmp_path: Path, agent: str) -> None:
+    overrides = ("env=CartPole", f"agent={agent}", "total_steps=150_000", "stop_when_solved=true", "seed=1")
+    run = train(tmp_path, *overrides, "evaluation.episodes=0", "diagnostics=none")
+    assert run.summary["return_mean_100"] >= 475
+
+
 def test_a_run_that_does_not_stop_when_solved_goes_to_its_end() -> None:
     _, journal = train_briefly("env=gym", "env.id=tests.rl.envs:Limited-v0", "total_steps=1000")
     assert journal.record.solved and journal.record.solved_at_steps == 13 * 8 * 4  # 100 episodes are in 13 batches of 8

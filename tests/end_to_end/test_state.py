@@ -32,6 +32,9 @@ RUNS = {
         "policy.normalise_observations=true",
         "critic.normalise_observations=true",
     ),
+    "ppo": ("agent=ppo", "collect.steps=5", "critic.steps=3", "update.minibatch_size=8"),
+    "page": ("update=page", "update.snapshot_batches=1"),
+    "pois": ("update=pois", "baseline=zero"),
 }
 """Between them every kind of state moves: moments, momentum, schedule, averages, minibatches."""
 

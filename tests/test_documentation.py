@@ -19,6 +19,8 @@ DOCUMENTS = (
     "docs/dashboard.md",
     "docs/vi.md",
     "docs/blackbox.md",
+    "docs/off_policy_evaluation.md",
+    "experiments/off_policy_evaluation/README.md",
     *(
         f"docs/agents/{name}.md"
         for name in ("README", "ppo", "pois", "vtrace", "rt_pg", "off_policy_reinforce", "variance_reduced")

@@ -15,6 +15,7 @@ from pgkit.errors import RunFault
 from pgkit.playback import pausing_lanes, play_both
 from pgkit.protocols import Logger
 from pgkit.reporting.advice import advise
+from pgkit.reporting.more_advice import weights
 from pgkit.run import journal as journals
 from pgkit.run.checkpoint import SavedPolicy, save_policy
 from pgkit.run.closing import closing_block, header_line
@@ -168,4 +169,4 @@ class _Training(Job):
 
     def closing(self, summary: Mapping[str, Any], folder: Path) -> str:
         """Returns the last words."""
-        return closing_block(summary, folder, advice=advise(self._journal.latest))
+        return closing_block(summary, folder, advice=advise(self._journal.latest, also=(weights,)))

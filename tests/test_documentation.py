@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/dashboard.md",
     "docs/vi.md",
     "docs/blackbox.md",
+    "docs/off_policy.md",
     "docs/off_policy_evaluation.md",
     "experiments/off_policy_evaluation/README.md",
     *(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -32,9 +32,14 @@ class Advice:
     urgent: int = 0
 
 
-def advise(metrics: Known) -> list[str]:
-    """Returns the one to three sentences that matter most, from the last known value of every tag."""
-    alarms = [advice for function in (checks, *PANELS) if (advice := function(metrics)) is not None and advice.urgent]
+def advise(metrics: Known, also: Sequence[Callable[[Known], Advice | None]] = ()) -> list[str]:
+    """Returns the one to three sentences that matter most, from the last known value of every tag.
+
+    Of what the functions in `also` say, alarms count alone.
+    """
+    alarms = [
+        advice for function in (checks, *also, *PANELS) if (advice := function(metrics)) is not None and advice.urgent
+    ]
     calm = [advice for function in (*PANELS, checks) if (advice := function(metrics)) is not None]
     ranked = sorted(alarms, key=lambda each: -each.urgent)
     return [each.sentence for each in (ranked[:3] or calm[:1])]

@@ -218,3 +218,9 @@ def test_an_alarm_of_the_weights_says_what_follows() -> None:
     few = more_advice.weights(health(0.1, alarm=1.0))
     assert few is not None and few.urgent == 1 and "10 % of its size" in said(few)
     assert said(more_advice.weights(health(None, lag_1=0.6))).startswith("By itself an old batch is worth 60 %")
+
+
+def test_an_alarm_of_the_weights_is_among_the_last_words_and_calm_is_not() -> None:
+    also = (more_advice.weights,)
+    assert "mean weight is 0.600" in advice.advise(health(0.9, missing_mass=0.4, alarm=1.0), also)[0]
+    assert advice.advise(health(0.9), also) == []

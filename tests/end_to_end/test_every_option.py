@@ -58,7 +58,26 @@ SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
 QUESTIONS = "diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]"
 ACTIONS = ("critic=action_value", "critic.steps=2")
 MEASURED = ("diagnostics=[variance,control_variate,halves,layers,noise_scale,optimizer_step]", "env.num_envs=8")
+REUSED = ("reuse=window", "reuse.batches=3", "collect.episodes=8")
 VALUES = [
+    (
+        "weights=balance",
+        "weights.per_decision=true",
+        "weights.defensive=0.5",
+        "diagnostics=[weights,variance]",
+        *REUSED,
+    ),
+    (
+        "weights=trajectory",
+        "weights.self_normalise=true",
+        "weights.truncate=2",
+        "weights.power_mean=0.2",
+        "diagnostics=full",
+        *REUSED,
+    ),
+    ("weights=power_heuristic", "weights.exponent=3", "weights.truncate=2", "baseline=optimal", *REUSED),
+    ("weights=constant_mixture", "weights.decay=0.5", "reuse.keep=log_probabilities", *REUSED),
+    ("weights=per_decision", "weights.self_normalise=true", "baseline.ended=exclude", "diagnostics=[weights]", *REUSED),
     ("policy.activation=relu", "policy.hidden_sizes=[]", "returns.scale_rewards=true"),
     ("policy.activation=silu", "policy.init=default", "policy.initial_log_std=-1", "gamma=1"),
     (

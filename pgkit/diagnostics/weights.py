@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
+from pgkit.core.densities import log_prob_of_rows
 from pgkit.core.trajectory_weights import (
     LIMIT,
     action_log_ratio,
@@ -65,7 +66,7 @@ class WeightHealth:
                 "the data are the policy's own, each weight is 1; weights=balance, say, with reuse=window has others"
             )
             return metrics | self._unanswered(self.tags, reason)
-        ratio = action_log_ratio(_log_prob(snapshot.before, batch), batch.behavior_log_prob, mask)
+        ratio = action_log_ratio(log_prob_of_rows(snapshot.before, batch), batch.behavior_log_prob, mask)
         plain = cumulated(ratio, per_decision=True) if self.kind != "step" and self.whole_episodes else ratio
         for group, weights in self._groups(plain, batch, mask).items():
             metrics |= _named(group, weights)
@@ -127,12 +128,3 @@ def _over_all(ratio: Tensor, batch: Trajectories) -> Tensor:
     total = cumulated(torch.where(ratio == -torch.inf, -torch.inf, ratio + others), per_decision=False)
     shares = mixture_shares(batch.behavior_id, len(total))
     return mixture_log_weight(total, batch.behavior_id, shares)[-1]
-
-
-def _log_prob(policy: Any, batch: Trajectories) -> Tensor:
-    rows = batch.rows()
-    with torch.no_grad():
-        found = policy.log_prob(rows.obs, rows.actions)
-    result = found.new_zeros(batch.mask.numel())
-    result[rows.index] = found
-    return result.reshape(batch.mask.shape)

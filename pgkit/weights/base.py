@@ -5,16 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from pgkit.core import importance, trajectory_weights
+from pgkit.core.densities import log_prob_of_rows
 from pgkit.errors import UsageError
 from pgkit.protocols import Policy
-from pgkit.types import Trajectories, WeightKind, map_observations
+from pgkit.types import Trajectories, WeightKind
 
-BLOCK = 2048
-"""Rows whose log-probabilities are asked for at once."""
 Reach = Literal["none", "own", "all"]
 
 
@@ -48,7 +46,7 @@ class EpisodeWeights(ABC):
         if not trajectories.whole_episodes:
             raise UsageError("weights: of whole episodes on slabs of steps, expected collect=episodes")
         trajectory_weights.refuse_impossible(trajectories.behavior_log_prob, trajectories.mask)
-        result = self._raw(log_prob(policy, trajectories), trajectories)
+        result = self._raw(log_prob_of_rows(policy, trajectories), trajectories)
         if self.power_mean is not None:
             result = importance.power_mean(result, mixing=self.power_mean)
         if self.truncate is not None:
@@ -57,16 +55,3 @@ class EpisodeWeights(ABC):
             result = trajectory_weights.self_normalised_columns(result)
         result = trajectory_weights.clamped(result).to(trajectories.behavior_log_prob.dtype)
         return result.expand(trajectories.mask.shape).contiguous()
-
-
-def log_prob(policy: Policy, trajectories: Trajectories) -> Tensor:
-    """Returns log π(a|s) of every row in one pass, `[T, N]`, 0 outside the mask."""
-    rows = trajectories.rows()
-    result = trajectories.behavior_log_prob.new_zeros(trajectories.mask.numel())
-    with torch.no_grad():
-        # A few thousand rows at a time, so that what lies between two layers stays in a processor's cache.
-        for start in range(0, len(rows.index), BLOCK):
-            block = slice(start, start + BLOCK)
-            obs = map_observations(lambda x, block=block: x[block], rows.obs)  # type: ignore[misc]  # bound now
-            result[rows.index[block]] = policy.log_prob(obs, rows.actions[block]).to(result.dtype)
-    return result.reshape(trajectories.mask.shape)

@@ -1,0 +1,32 @@
+"""What a policy says of actions that were taken, by itself or by another."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pgkit.types import Observations, Trajectories, map_observations
+
+BLOCK = 2048
+"""Rows that are asked for at once, so that what lies between two layers stays in a processor's cache."""
+
+
+class Density(Protocol):
+    """A law of actions given observations."""
+
+    def log_prob(self, obs: Observations, actions: Tensor) -> Tensor:
+        """Returns log π(a|s) `[...]`."""
+
+
+def log_prob_of_rows(law: Density, trajectories: Trajectories) -> Tensor:
+    """Returns log π(a|s) of every row in one pass, `[T, N]`, detached, 0 outside the mask."""
+    rows = trajectories.rows()
+    result = trajectories.behavior_log_prob.new_zeros(trajectories.mask.numel())
+    with torch.no_grad():
+        for start in range(0, len(rows.index), BLOCK):
+            block = slice(start, start + BLOCK)
+            obs = map_observations(lambda x, block=block: x[block], rows.obs)  # type: ignore[misc]  # bound now
+            result[rows.index[block]] = law.log_prob(obs, rows.actions[block]).to(result.dtype)
+    return result.reshape(trajectories.mask.shape)

@@ -71,6 +71,7 @@ def windowed_scan(decay: Tensor, increment: Tensor, length: int) -> tuple[Tensor
 
     Windows of twice the length are made of two, so that log2(n) steps do; past the last row both are 0.
     Shapes: both `[T, …]`, equal.
+    Source: Hillis and Steele 1986 (Communications of the ACM 29:1170).
     """
     expect("T", decay=decay, increment=increment)
     sums, products, covered = torch.zeros_like(increment), torch.ones_like(decay), 0

@@ -22,6 +22,7 @@ LARGEST_LOG_RATIO = 30.0
 def clipped_ratio(log_ratio: Tensor, clip: float, *, leak: float = 0.0) -> Tensor:
     """Returns (1 − leak) min(clip, e^ℓ) + leak e^ℓ, an unclipped ratio being e^30 at most.
 
+    Shapes: `[…]`.
     Source: Espeholt et al. 2018, arXiv:1802.01561 (leak 0); Zahavy et al. 2020, arXiv:2002.12928 (leaky V-trace).
     """
     clipped = log_ratio.clamp(max=min(math.log(clip), LARGEST_LOG_RATIO)).exp()

@@ -5,7 +5,7 @@ They weight single rows, so they go with `weights=one_step`, or with none on-pol
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import final
 
 import torch
@@ -79,7 +79,7 @@ class VTrace(ScaledReturn):
         )
 
 
-class ActionTraced(ScaledReturn):
+class ActionTraced(ScaledReturn, ABC):
     """A corrected estimate of Q(s_t, a_t): what the critic of actions is fitted to, and what the action is credited.
 
     The policy's gradient is then ρ_t ∇log π (target_t − b(s_t)), with the ratio ρ_t of the row alone: an off-policy

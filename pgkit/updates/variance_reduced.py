@@ -139,7 +139,7 @@ class VarianceReduced(ABC):
         self._sum, self._batches, self._steps = state["sum"], state["batches"], state["steps"]
 
 
-class Periodic(VarianceReduced):
+class Periodic(VarianceReduced, ABC):
     """One that makes a new snapshot after every `period` steps."""
 
     def __init__(

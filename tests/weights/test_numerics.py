@@ -165,6 +165,12 @@ def test_a_target_that_cannot_either_is_a_weight_of_zero_whatever_else_happened(
         assert found[:, 0].tolist() == [-30.0, -30.0] and found.isfinite().all()
 
 
+def test_a_target_of_zero_outdoes_a_behavior_of_zero_from_there_on() -> None:
+    ratio = torch.tensor([[INF], [-INF], [0.0]])
+    assert trajectory_weights.cumulated(ratio, per_decision=False).tolist() == [[-INF]]
+    assert trajectory_weights.cumulated(ratio, per_decision=True).flatten().tolist() == [INF, -INF, -INF]
+
+
 def test_a_mixture_bounds_weights_by_the_share_of_the_policy_that_learns() -> None:
     others = [[[-500.0, 0.0, -600.0]], [[0.0, -700.0, 0.0]]]
     policy, trajectories = batch([[-500.0, 0.0, -600.0]], [[-500.0, 0.0, 0.0]], others, (0, 0, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -61,6 +61,9 @@ class Objective(Protocol):
 
     def divergence(self, before: Tensor) -> Tensor:
         """Returns Σ_t KL(π_before ‖ π) `[N]` over the rows of each column, in nats; `before` are laws of earlier."""
+
+    def curvature(self, rows: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Returns v → F v `[P]`, F the policy's Fisher matrix now, a mean over rows (all valid ones by default)."""
 
 
 @runtime_checkable

@@ -198,39 +198,6 @@ class GradientEstimator(Protocol):
         """Returns the estimate from N samples; torch's global generator is left as it was."""
 
 
-class Scores(Protocol):
-    """The scores ∇log p of a batch, at the parameters its gradient was taken at; lazy, shared, chunked."""
-
-    @property
-    def layout(self) -> Mapping[str, slice]:
-        """Where each trainable parameter lies in P, by name."""
-
-    @property
-    def num_parameters(self) -> int:
-        """P."""
-
-    def gradients(self, coefficients: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yields (columns, gradients `[M, n, P]`) under M coefficient vectors `[M, F, N]`, or of the first columns."""
-
-    def gradients_of(self, columns: slice, coefficients: Tensor) -> Tensor:
-        """Returns the gradients `[M, n, P]` of some columns under M coefficient vectors `[M, F, n]` of theirs."""
-
-    def stacked(self, coefficients: Tensor) -> Tensor:
-        """Returns the gradients `[M, N, P]` under M coefficient vectors `[M, F, N]`, or of the first columns."""
-
-    def of_steps(self, index: Tensor) -> Tensor:
-        """Returns the scores `[M, P]` of single factors, at flat indices f * N + n."""
-
-    def step_products(self, vectors: Tensor) -> Tensor:
-        """Returns the product of every factor's score with its sample's vector, `[F, N]`; vectors `[N, P]`."""
-
-    def step_squares(self) -> Tensor:
-        """Returns the squared length of every factor's score, `[F, N]`."""
-
-    def per_sample(self, coefficients: Tensor) -> Tensor:
-        """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`."""
-
-
 @runtime_checkable
 class Logger(Protocol):
     """Writes the metrics of one update somewhere a person looks."""

@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from pgkit.protocols import Estimator, Policy, Scores
+from pgkit.protocols import Estimator, Policy
+from pgkit.scoring import Scores
 from pgkit.types import Coupling, Factors, Metrics, Observations, Trajectories, WeightKind
 
 

@@ -29,7 +29,7 @@ from pgkit.expectation import Parameters as Parameters
 
 if TYPE_CHECKING:
     from pgkit.action_values import ActionExpansion
-    from pgkit.protocols import Scores
+    from pgkit.scoring import Scores
 
 Observations = Tensor | dict[str, Tensor]
 """Observations as the environment gave them; a Dict or Tuple space becomes a flat dict, keys joined by `/`."""

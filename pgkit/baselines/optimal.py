@@ -11,7 +11,7 @@ from pgkit.baselines.base import MemorylessBaseline
 from pgkit.core import optimal_baseline
 from pgkit.errors import UsageError
 from pgkit.options import Range
-from pgkit.protocols import Scores
+from pgkit.scoring import Scores
 from pgkit.types import Coupling, Factors
 
 Folds = Annotated[int, Range(least=2)]

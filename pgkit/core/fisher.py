@@ -9,7 +9,7 @@ arXiv:1905.12558.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -83,6 +83,21 @@ def empirical_vector_product(scores: Tensor, vector: Tensor) -> Tensor:
     Shapes: scores `[N, P]`, vector `[P]`.
     """
     return scores.T @ (scores @ vector) / len(scores)
+
+
+def curvature(divergence: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns v → H v `[P]`, H the Hessian of a scalar in the parameters, without H; F where it is KL(p_θ0 ‖ p_θ).
+
+    Shapes: divergence a scalar with its graph, v `[P]`.
+    Source: Pearlmutter 1994 (Neural Computation 6:147).
+    """
+    slopes = torch.cat([each.reshape(-1) for each in torch.autograd.grad(divergence, parameters, create_graph=True)])
+
+    def product(vector: Tensor) -> Tensor:
+        images = torch.autograd.grad(slopes @ vector.to(slopes.dtype), parameters, retain_graph=True)
+        return torch.cat([each.reshape(-1) for each in images]).to(vector.dtype)
+
+    return product
 
 
 def _divergence(law: Law, parameters: Parameters) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pgkit.core.persample import LayerScores
+from pgkit.scoring import LayerScores
 from pgkit.types import expect
 
 

@@ -90,9 +90,19 @@ class Scores:
 
         Shapes: index `[M]`, flat, as f * N + n.
         """
+        return self._steps(index).per_sample(torch.ones(1, len(index)))
+
+    def layers_of_steps(self, index: Tensor) -> Sequence[persample.LayerScores] | None:
+        """Returns the scores of single factors layer by layer, `[1, M, …]`; None where they do not factor.
+
+        Shapes: index `[M]`, flat, as f * N + n.
+        """
+        return self._steps(index)._layers if self._factored else None
+
+    def _steps(self, index: Tensor) -> Scores:
+        """Returns single factors as samples of one factor each."""
         inputs = tree_map(lambda x: x.flatten(0, 1)[index][None], self.inputs)
-        rows = Scores(self.module, inputs, torch.ones(1, len(index), dtype=torch.bool))
-        return rows.per_sample(torch.ones(1, len(index)))
+        return Scores(self.module, inputs, torch.ones(1, len(index), dtype=torch.bool))
 
     def _stepwise(
         self, factored: Callable[[list[persample.LayerScores], slice], Tensor], vectors: Tensor | None

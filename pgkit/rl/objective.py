@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from pgkit.core import score
+from pgkit.core import fisher, score
 from pgkit.core.action_terms import Terms, taken
 from pgkit.objectives import ObjectiveValue, RowTerms
 from pgkit.protocols import Estimator
@@ -106,6 +106,13 @@ class PolicyObjective:
         divergence = self.policy.law.kl(before, self.laws())
         columns = self.valid % self.trajectories.num_columns
         return divergence.new_zeros(self.trajectories.num_columns).index_add(0, columns, divergence)
+
+    def curvature(self, rows: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Returns v → F v `[P]`, F the Fisher matrix of the policy as it is, a mean over rows, exact in the actions."""
+        taken = self.trajectories.rows(self.everything if rows is None else rows)
+        parameters = self.policy(taken.obs)
+        divergence = self.policy.law.kl(parameters.detach(), parameters).mean()
+        return fisher.curvature(divergence, [each for each in self.policy.parameters() if each.requires_grad])
 
     def _value(self, rows: Rows, num_samples: float) -> ObjectiveValue:
         parameters = self.policy(rows.obs)

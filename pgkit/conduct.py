@@ -93,7 +93,7 @@ class _Training(Job):
             record=EpisodeRecord(reward_threshold=parts.lanes.reward_threshold),
             clock=session.clock,
         )
-        return header_line(
+        line = header_line(
             env=self._config.env.id,
             agent=HydraConfig.get().runtime.choices["agent"],
             vectorization=parts.lanes.vectorization,
@@ -101,6 +101,7 @@ class _Training(Job):
             num_parameters=parts.num_parameters,
             folder=session.folder.path,
         )
+        return f"{line}\n  {parts.lanes.note}" if parts.lanes.note else line
 
     def work(self, session: Session) -> None:
         """Trains."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -66,12 +66,20 @@ def lanes_of(folder: Path, *, num_envs: int, trusted: Sequence[str] = ()) -> Lan
 
 
 def pausing_lanes(node: Any, *, num_envs: int, trusted: Sequence[str]) -> Lanes:
-    """Returns lanes for playing whole episodes: sync ones, but for environments that have only a vectorised form."""
-    wanted = {**node, "num_envs": num_envs, "vectorization": "sync"}
+    """Returns lanes for playing whole episodes: sync ones, where those see and do what the ones of the node do.
+
+    Rewards are those of the environment: what clipping them was for is over.
+    """
+    wanted = {**node, "num_envs": num_envs, "reward_clip": None}
+    own = wanted.get("vectorization") == "vector_entry_point"
     try:
-        lanes: Lanes = build(wanted, expects=Lanes, trusted=trusted)
-    except UsageError:
-        lanes = build({**wanted, "vectorization": "auto"}, expects=Lanes, trusted=trusted)
+        lanes: Lanes = build({**wanted, "vectorization": "sync"}, expects=Lanes, trusted=trusted)
+    except UsageError:  # it has a vectorised form alone, or is wrong in a way that comes up again
+        return cast(Lanes, build({**wanted, "vectorization": "auto"}, expects=Lanes, trusted=trusted))
+    if own:
+        vector: Lanes = build(wanted, expects=Lanes, trusted=trusted)
+        if (vector.observation_space, vector.action_space) != (lanes.observation_space, lanes.action_space):
+            return vector
     return lanes
 
 

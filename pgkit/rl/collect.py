@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, final, runtime_checkable
 
 import numpy as np
@@ -127,7 +127,9 @@ class EpisodesCollector:
         made = used if self.lanes.can_pause else done.size - int(done[:-1].sum())
         order = np.argsort(last, kind="stable")
         return Batch(
-            trajectories=columns.trajectories(law, starts=starts, mask=mask, lane=lane, whole_episodes=True),
+            trajectories=_learnt(columns, self.lanes).trajectories(
+                law, starts=starts, mask=mask, lane=lane, whole_episodes=True
+            ),
             returns=columns.rewards.sum(axis=0)[order].tolist(),
             lengths=lengths[order].tolist(),
             env_steps=made,
@@ -166,7 +168,9 @@ class StepsCollector:
         self._obs, self._ended, self._was_reset = recording.last, done[-1], resets[-1]
         lane = np.arange(self.lanes.num_lanes)
         return Batch(
-            trajectories=arrays.trajectories(law, starts=starts, mask=mask, lane=lane, whole_episodes=False),
+            trajectories=_learnt(arrays, self.lanes).trajectories(
+                law, starts=starts, mask=mask, lane=lane, whole_episodes=False
+            ),
             returns=returns.tolist(),
             lengths=lengths.tolist(),
             env_steps=int(mask.sum()),
@@ -191,6 +195,11 @@ class StepsCollector:
         self._returns[lane] = returns[-1, lane] - returns[row, lane]
         self._lengths[lane] = lengths[-1, lane] - lengths[row, lane]
         return finished
+
+
+def _learnt(arrays: Arrays, lanes: Lanes) -> Arrays:
+    """Returns the arrays with the rewards that learning sees; returns are summed before."""
+    return replace(arrays, rewards=lanes.learnt(arrays.rewards))
 
 
 def _take(obs: Observation, rows: np.ndarray, lane: np.ndarray) -> Observation:

@@ -113,11 +113,12 @@ class Continuations:
         return action[0], law.to_environment(action)[0]
 
     def _return(self, env: gymnasium.Env[Any, Any], action: Any, act: Any, law: Any, gamma: float) -> tuple[float, int]:
-        """Returns Σ γ^k r_k from an action on, and the steps that it took."""
+        """Returns Σ γ^k r_k from an action on, of the rewards that learning sees, and the steps that it took."""
         total, steps, over = 0.0, 0, False
         while not over and steps < self._limit:
             obs, reward, terminated, truncated, _ = env.step(action)
-            total, steps, over = total + gamma**steps * float(reward), steps + 1, terminated or truncated
+            total += gamma**steps * float(self._lanes.learnt(reward))
+            steps, over = steps + 1, terminated or truncated
             action = self._choose(act, law, obs)[1]
         return total, steps
 

@@ -7,19 +7,19 @@ from typing import Any, Literal, final
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from pgkit.errors import EnvironmentFault, UsageError
 from pgkit.options import Count, Positive
+from pgkit.rl.forms import Blueprint
 from pgkit.rl.inspection import Inspector
-from pgkit.rl.pausable import FAULT, LaneMaker, show_action
+from pgkit.rl.pausable import FAULT, show_action
 from pgkit.rl.probe import probe_environment, probe_vector
-from pgkit.rl.registry import brief, find, make_environment, make_vector, naming_errors
-from pgkit.rl.spaces import Observation, check_action_space
-from pgkit.rl.workers import end_workers, lost_worker, start_workers
+from pgkit.rl.registry import brief
+from pgkit.rl.spaces import Observation
+from pgkit.rl.workers import end_workers, lost_worker
 
 Step = tuple[Observation, np.ndarray, np.ndarray, np.ndarray]
-Resolved = Literal["vector_entry_point", "sync", "async"]
 
 
 @final
@@ -30,10 +30,13 @@ class Lanes:
     and both flags are False. A paused lane still does that reset, once, and then stands still.
 
     Attributes: num_lanes; observation_space and action_space of one lane; max_episode_steps and reward_threshold as
-    registered, or None; can_pause; vectorization, resolved; dynamics, what an environment of which everything is known
-    says about itself, None elsewhere and where a time limit adds to them. Nothing is started before the first `reset`.
+    registered, or None; can_pause; vectorization, resolved, with a note where `auto` passed over the environment's own
+    form; dynamics, what an environment of which everything is known says about itself, None elsewhere and where a time
+    limit, a wrapper or clipped rewards add to them. `wrappers` are Gymnasium's, by name, the innermost first; rewards
+    are those of the environment, and `learnt` those that learning sees. Nothing is started before the first `reset`.
 
-    Raises: UsageError naming `env.id`, `env.kwargs` or `env.vectorization` and what is accepted.
+    Raises: UsageError naming `env.id`, `env.kwargs`, `env.wrappers`, `env.reward_clip` or `env.vectorization` and what
+    is accepted.
     """
 
     def __init__(
@@ -43,30 +46,22 @@ class Lanes:
         num_envs: Count = 8,
         vectorization: Literal["auto", "vector_entry_point", "sync", "async"] = "auto",
         kwargs: dict[str, Any] = {},  # noqa: B006  (read, never written)
+        wrappers: list[Any] = [],  # noqa: B006  (read, never written)
+        reward_clip: list[float] | None = None,
         timeout: Positive = 60.0,
     ) -> None:
-        self._spec = find(id)
-        self._kwargs = dict(kwargs)
+        self._blueprint = Blueprint.of(id, kwargs, wrappers)
         self._timeout = timeout
+        self._range = _range(reward_clip)
         self.num_lanes = num_envs
-        self.vectorization = self._resolve(vectorization)
+        form = self._blueprint.form(vectorization, num_envs)
+        self.vectorization, self.note = form.vectorization, form.note
+        self.observation_space, self.action_space = form.observation_space, form.action_space
         self.can_pause = self.vectorization != "vector_entry_point"
-        limit = self._kwargs.get("max_episode_steps", self._spec.max_episode_steps)
-        self.max_episode_steps: int | None = None if limit == -1 else limit
-        self.reward_threshold: float | None = self._spec.reward_threshold
-
-        if self.can_pause:
-            specimen = make_environment(self._spec, self._kwargs)
-            self.observation_space, self.action_space = specimen.observation_space, specimen.action_space
-            known = getattr(specimen.unwrapped, "dynamics", None)
-            specimen.close()
-        else:
-            whole = make_vector(self._spec, num_envs, self._kwargs)
-            self.observation_space, self.action_space = whole.single_observation_space, whole.single_action_space
-            whole.close()
-            known = None
-        self.dynamics: Any = known if limit in (None, -1) else None
-        check_action_space(self.action_space)
+        self.max_episode_steps = self._blueprint.max_episode_steps
+        self.reward_threshold: float | None = self._blueprint.spec.reward_threshold
+        altered = self._blueprint.wrappers or self._range or self.max_episode_steps
+        self.dynamics: Any = None if altered else form.known
         self._inspector = Inspector(self.observation_space, num_envs)
         self._vector: VectorEnv[Any, Any, Any] | None = None
         self._seeds: list[int] = []
@@ -76,21 +71,26 @@ class Lanes:
     @property
     def has_single(self) -> bool:
         """Whether one environment can be made alone."""
-        return self._spec.entry_point is not None
+        return self._blueprint.has_single
 
     def single(self) -> gymnasium.Env[Any, Any]:
         """Returns one environment like those of the lanes, new and apart from them."""
-        return make_environment(self._spec, self._kwargs)
+        return self._blueprint.single()
 
     def probe(self) -> None:
         """Returns nothing; steps a throw-away copy of the environment a few times and looks at what it gives.
 
         Raises: UsageError for the old API, values that are not finite, observations outside the space, exceptions.
         """
+        plan = self._blueprint
         if self.can_pause:
-            probe_environment(self._spec, self._kwargs)
+            probe_environment(plan.spec, plan.kwargs, plan.wrappers)
         else:
-            probe_vector(self._spec, self.num_lanes, self._kwargs)
+            probe_vector(plan.spec, self.num_lanes, plan.kwargs, plan.wrappers)
+
+    def learnt(self, rewards: Any) -> Any:
+        """Returns the rewards that learning sees: those of the environment, inside `reward_clip` where there is one."""
+        return rewards if self._range is None else np.clip(rewards, *self._range)
 
     def reset(self, seeds: Sequence[int] | None) -> Observation:
         """Returns the first observations `[N, *obs]` of new episodes on all lanes; None goes on without reseeding.
@@ -106,7 +106,7 @@ class Lanes:
             self._seeds = [int(seed) for seed in seeds]
             self._rows = 0
         if self._vector is None:
-            self._vector = self._open()
+            self._vector = self._blueprint.open(self.vectorization, self.num_lanes)
         vector = self._vector
         each: list[int | None] = [None] * self.num_lanes if seeds is None else [*self._seeds]
         self._in_flight = True
@@ -188,36 +188,6 @@ class Lanes:
                 end_workers(vector)
         self._in_flight = False
 
-    def _resolve(self, vectorization: str) -> Resolved:
-        # Wrappers registered with an environment apply to single ones only.
-        own = self._spec.vector_entry_point is not None and not self._spec.additional_wrappers
-        if vectorization == "vector_entry_point" and not own:
-            raise UsageError(
-                f"env.vectorization: vector_entry_point, which {self._spec.id} does not have, expected sync or async"
-            )
-        if vectorization in ("sync", "async") and self._spec.entry_point is None:
-            raise UsageError(
-                f"env.vectorization: {vectorization}, but {self._spec.id} has only a vectorised form, "
-                "expected vector_entry_point"
-            )
-        if vectorization == "async":
-            return "async"
-        return "vector_entry_point" if own and vectorization != "sync" else "sync"
-
-    def _open(self) -> VectorEnv[Any, Any, Any]:
-        if self.vectorization == "vector_entry_point":
-            return make_vector(self._spec, self.num_lanes, self._kwargs)
-        makers = [LaneMaker(spec=self._spec, kwargs=self._kwargs, lane=lane) for lane in range(self.num_lanes)]
-        vector: VectorEnv[Any, Any, Any]
-        if self.vectorization == "sync":
-            with naming_errors(self._spec, self._kwargs):
-                vector = SyncVectorEnv(makers, copy=False)
-        else:
-            vector = start_workers(makers)
-        if vector.metadata.get("autoreset_mode") is not AutoresetMode.NEXT_STEP:
-            raise RuntimeError(f"autoreset mode {vector.metadata.get('autoreset_mode')}, expected NEXT_STEP")
-        return vector
-
     def _where(self, lane: int | None, actions: np.ndarray | None = None) -> str:
         acting = "" if actions is None else f", action {show_action(actions if lane is None else actions[lane])}"
         if lane is not None and isinstance(self._vector, SyncVectorEnv | AsyncVectorEnv) and not self._in_flight:
@@ -236,3 +206,11 @@ class Lanes:
                 if found is not None:
                     lane, cause = index, f"observation: {found}"
         return EnvironmentFault(f"{self._where(lane, actions)}, {doing}: {cause}")
+
+
+def _range(reward_clip: list[float] | None) -> tuple[float, float] | None:
+    if reward_clip is None:
+        return None
+    if len(reward_clip) != 2 or not reward_clip[0] <= 0 <= reward_clip[1] or reward_clip[0] == reward_clip[1]:
+        raise UsageError(f"env.reward_clip: {reward_clip}, expected [lowest, highest] around 0, as in [-1, 1], or null")
+    return reward_clip[0], reward_clip[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -17,6 +17,7 @@ from pgkit.errors import EnvironmentFault
 from pgkit.rl.registry import brief, make_environment
 from pgkit.rl.spaces import mismatch
 from pgkit.rl.workers import follow_parent
+from pgkit.rl.wrappers import Wrapper
 
 FAULT = "pgkit_fault"
 """The key of `info` under which a fault travels: an exception would stop a worker and lose its message on the way."""
@@ -110,12 +111,13 @@ class LaneMaker:
     spec: EnvSpec
     kwargs: Mapping[str, Any]
     lane: int
+    wrappers: Sequence[Wrapper] = ()
     owner: int = field(default_factory=os.getpid)
 
     def __call__(self) -> Pausable:
         if os.getpid() != self.owner:
             follow_parent()
-        return Pausable(make_environment(self.spec, self.kwargs), lane=self.lane)
+        return Pausable(make_environment(self.spec, self.kwargs, self.wrappers), lane=self.lane)
 
 
 def _first(batch: Any) -> Any:

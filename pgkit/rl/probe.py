@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
@@ -13,40 +14,50 @@ from gymnasium.envs.registration import EnvSpec
 from pgkit.errors import UsageError
 from pgkit.rl.registry import brief, make_environment, make_vector
 from pgkit.rl.spaces import flattener, mismatch
+from pgkit.rl.wrappers import Wrapper
 
 _STEPS = 8
 _SEED = 0
 
 
-def probe_environment(spec: EnvSpec, kwargs: Mapping[str, Any]) -> None:
-    """Returns nothing; resets and steps one environment, without its time limit, which would hide the old API.
+def probe_environment(spec: EnvSpec, kwargs: Mapping[str, Any], wrappers: Sequence[Wrapper] = ()) -> None:
+    """Returns nothing; resets and steps one environment, then another inside its wrappers.
 
+    The first has no time limit, which would hide the old API.
     Raises: UsageError, one line, naming `env.id` and what the environment did.
     """
-    env = make_environment(spec, {**kwargs, "max_episode_steps": -1})
+    bare = make_environment(spec, {**kwargs, "max_episode_steps": -1})
+    # What a wrapper leaves out need not be supported.
+    _walk(spec.id, bare, None if wrappers else bare.observation_space)
+    if wrappers:
+        whole = make_environment(spec, kwargs, wrappers)
+        _walk(spec.id, whole, whole.observation_space)
+
+
+def _walk(id: str, env: gymnasium.Env[Any, Any], seen: Space[Any] | None) -> None:
     try:
         env.action_space.seed(_SEED)
         seed: int | None = _SEED
         ended = True
         for _ in range(_STEPS):
             if ended:
-                with _inside(spec.id, "reset"):
+                with _inside(id, "reset"):
                     first: Any = env.reset(seed=seed)
-                _look_at_reset(spec.id, env.observation_space, first)
+                _look_at_reset(id, seen, first)
                 seed = None
-            with _inside(spec.id, "step"):
+            with _inside(id, "step"):
                 result: Any = env.step(env.action_space.sample())
-            ended = _look_at_step(spec.id, env.observation_space, result)
+            ended = _look_at_step(id, seen, result)
     finally:
         env.close()
 
 
-def probe_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> None:
+def probe_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any], wrappers: Sequence[Wrapper] = ()) -> None:
     """Returns nothing; resets and steps a copy of an environment's own vectorised form.
 
     Raises: UsageError, one line, naming `env.id` and what the environment did.
     """
-    vector = make_vector(spec, num_envs, kwargs)
+    vector = make_vector(spec, num_envs, kwargs, wrappers)
     try:
         vector.action_space.seed(_SEED)
         with _inside(spec.id, "reset"):
@@ -72,7 +83,7 @@ def _inside(id: str, name: str) -> Iterator[None]:
         raise UsageError(f"env.id: {id} raises {brief(error)} in {name}(), expected none") from error
 
 
-def _look_at_reset(id: str, space: Space[Any], result: Any) -> None:
+def _look_at_reset(id: str, space: Space[Any] | None, result: Any) -> None:
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
         raise UsageError(
             f"env.id: {id} returns {_shape_of(result)} from reset(), expected (observation, info); "
@@ -81,7 +92,7 @@ def _look_at_reset(id: str, space: Space[Any], result: Any) -> None:
     _look_at_observation(id, space, result[0])
 
 
-def _look_at_step(id: str, space: Space[Any], result: Any) -> bool:
+def _look_at_step(id: str, space: Space[Any] | None, result: Any) -> bool:
     """Returns whether the episode ended."""
     if not isinstance(result, tuple) or len(result) != 5:
         raise UsageError(
@@ -98,7 +109,9 @@ def _look_at_step(id: str, space: Space[Any], result: Any) -> bool:
     return bool(terminated or truncated)
 
 
-def _look_at_observation(id: str, space: Space[Any], obs: Any, lanes: int | None = None) -> None:
+def _look_at_observation(id: str, space: Space[Any] | None, obs: Any, lanes: int | None = None) -> None:
+    if space is None:
+        return
     if lanes is None:
         found = mismatch(space, obs)
         if found is not None:

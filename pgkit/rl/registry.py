@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -22,6 +23,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgkit.errors import UsageError, did_you_mean
 from pgkit.rl.known import register
+from pgkit.rl.pools import PREFIX, find_pool
+from pgkit.rl.wrappers import Wrapper
 
 register()
 
@@ -30,10 +33,11 @@ _EXTRAS = {
     "gymnasium.envs.mujoco": "mujoco",
     "ale_py": "atari",
     "minigrid": "minigrid",
+    "envpool": "envpool",
 }
 """Which extra of pgkit brings what the environments of a package need."""
 
-_REGISTERED_BY = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+_REGISTERED_BY = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid", PREFIX: "envpool"}
 """Beginnings of ids that are registered only once a package has been imported."""
 
 
@@ -48,6 +52,8 @@ def find(id: str) -> EnvSpec:
     package = module or next((owner for start, owner in _REGISTERED_BY.items() if name.startswith(start)), "")
     if package:
         _import(package, id)
+    if package == "envpool":
+        return find_pool(id)
     if name in gymnasium.registry:
         return _current(gymnasium.registry[name])
     try:
@@ -98,8 +104,12 @@ def naming_errors(spec: EnvSpec, kwargs: Mapping[str, Any]) -> Iterator[None]:
         raise UsageError(f"env.id: {spec.id}, expected an environment that can be made ({cause})") from error
 
 
-def make_environment(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+def make_environment(
+    spec: EnvSpec, kwargs: Mapping[str, Any], wrappers: Sequence[Wrapper] = ()
+) -> gymnasium.Env[Any, Any]:
     """Returns one environment with its time limit and without Gymnasium's per-step checks, which `probe` replaces.
+
+    The first of the wrappers lies next to the environment.
 
     Raises: UsageError where it cannot be made.
     """
@@ -109,13 +119,16 @@ def make_environment(spec: EnvSpec, kwargs: Mapping[str, Any]) -> gymnasium.Env[
         _hear_mujoco()
         bare = dataclasses.replace(spec, order_enforce=False)
         environment: gymnasium.Env[Any, Any] = gymnasium.make(bare, disable_env_checker=True, **kwargs)
-    return environment
+    return functools.reduce(lambda inner, wrapper: wrapper.around(inner), wrappers, environment)
 
 
-def make_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+def make_vector(
+    spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any], wrappers: Sequence[Wrapper] = ()
+) -> VectorEnv[Any, Any, Any]:
     """Returns the environment's own vectorised form, in NEXT_STEP autoreset mode.
 
-    An environment that offers the mode as a keyword is asked for NEXT_STEP; one that cannot do it is refused. A
+    An environment that offers the mode as a keyword is asked for NEXT_STEP; one that cannot do it is refused. One that
+    offers to clip rewards is asked not to, so that returns are logged raw: `env.reward_clip` is for that. A
     SAME_STEP environment cannot be shown as NEXT_STEP from outside: while one lane stands on its reset row the others
     must move, and it has no way to move some lanes only.
 
@@ -126,8 +139,9 @@ def make_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> Vect
         creator = creator_of(spec.vector_entry_point)
         check_kwargs(spec, creator, kwargs)
         chosen = dict(kwargs)
-        if "autoreset_mode" in inspect.signature(creator).parameters:
-            chosen.setdefault("autoreset_mode", AutoresetMode.NEXT_STEP)
+        for key, value in (("autoreset_mode", AutoresetMode.NEXT_STEP), ("reward_clipping", False)):
+            if key in inspect.signature(creator).parameters:
+                chosen.setdefault(key, value)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*AutoresetMode.*")  # refused below, in our words
             vector: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
@@ -142,7 +156,7 @@ def make_vector(spec: EnvSpec, num_envs: int, kwargs: Mapping[str, Any]) -> Vect
             f"env.vectorization: vector_entry_point, where {spec.id} states autoreset mode {stated}, "
             f"expected NEXT_STEP{cure}"
         )
-    return vector
+    return functools.reduce(lambda inner, wrapper: wrapper.around_vector(inner), wrappers, vector)
 
 
 def creator_of(entry_point: Any) -> Callable[..., Any]:

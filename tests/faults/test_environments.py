@@ -64,6 +64,8 @@ def test_a_deprecated_id_is_refused_with_the_current_one() -> None:
         ("LunarLander-v3", "Box2D", "box2d", "gymnasium.envs.box2d"),
         ("HalfCheetah-v5", "mujoco", "mujoco", "gymnasium.envs.mujoco"),
         ("ALE/Pong-v5", "ale_py", "atari", "ale_py"),
+        ("MiniGrid-Empty-8x8-v0", "minigrid", "minigrid", "minigrid"),
+        ("envpool/CartPole-v1", "envpool", "envpool", "envpool"),
     ],
 )
 def test_a_missing_extra_is_named(

@@ -215,6 +215,38 @@ class SpacesEnv(CountingEnv):
         return super().step(0)
 
 
+class ScaledEnv(CountingEnv):
+    """Never ends and pays the action, from -5 to 5."""
+
+    action_space = spaces.Box(-5, 5, (1,), np.float32)
+
+    def step(self, action: Any) -> Step:
+        obs, _, _, _, info = super().step(0)
+        return obs, float(action[0]), False, False, info
+
+
+class MissionEnv(CountingEnv):
+    """Observes two numbers and a line of text; never ends."""
+
+    observation_space = spaces.Dict({"mission": spaces.Text(9), "seen": spaces.Box(-1, 1, (2,), np.float32)})
+
+    def _obs(self) -> Any:
+        return {"mission": "go", "seen": np.zeros(2, np.float32)}
+
+    def step(self, action: Any) -> Step:
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+class WideEnv(CountingEnv):
+    """Has a vectorised form of other observations than its own."""
+
+    observation_space = spaces.Box(-1, 1, (7,), np.float32)
+
+    def _obs(self) -> np.ndarray:
+        return np.zeros(7, np.float32)
+
+
 for _name, _class in {
     "Counting": "CountingEnv",
     "Faulty": "FaultyEnv",
@@ -238,3 +270,12 @@ for _mode in ("SAME_STEP", "DISABLED", None):
         vector_entry_point="tests.rl.vector_envs:FixedModeVectorEnv",
         kwargs={} if _mode is None else {"stated": _mode},
     )
+for _name, _entry, _vector in (
+    ("Scaled", "ScaledEnv", "scaled"),
+    ("Mission", "MissionEnv", "missions"),
+    ("OtherSpaces", "WideEnv", "CountingVectorEnv"),
+):
+    gymnasium.register(
+        f"{_name}-v0", entry_point=f"tests.rl.envs:{_entry}", vector_entry_point=f"tests.rl.vector_envs:{_vector}"
+    )
+gymnasium.register("VectorOnly-v0", vector_entry_point="tests.rl.vector_envs:CountingVectorEnv")

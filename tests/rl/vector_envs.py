@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tests.rl.envs import NUMBERS, CountingEnv, Step
+from tests.rl.envs import NUMBERS, CountingEnv, MissionEnv, ScaledEnv, Step
 
 
 class CountingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -51,3 +51,13 @@ class FixedModeVectorEnv(CountingVectorEnv):
     def __init__(self, num_envs: int = 1, stated: str | None = None) -> None:
         super().__init__(num_envs, AutoresetMode.NEXT_STEP)
         self.metadata = {} if stated is None else {"autoreset_mode": AutoresetMode[stated]}
+
+
+def scaled(num_envs: int = 1) -> VectorEnv[Any, Any, Any]:
+    """Returns lanes of ScaledEnv."""
+    return SyncVectorEnv([ScaledEnv] * num_envs)
+
+
+def missions(num_envs: int = 1) -> VectorEnv[Any, Any, Any]:
+    """Returns lanes of MissionEnv."""
+    return SyncVectorEnv([MissionEnv] * num_envs)

@@ -88,7 +88,7 @@ class VarianceReduced(ABC):
         else:
             earlier, share = self._earlier(objective, rows, position)
             direction = self.recursion(self._estimate, gradient, earlier)
-            if True:
+            if self.follows:
                 self._estimate, self._anchor = direction, position
         norm = None
         if direction is not None:

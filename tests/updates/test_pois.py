@@ -79,6 +79,15 @@ def test_its_gradient_is_that_of_differences(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", FORMS, ids=str)
+def test_where_it_begins_the_estimate_is_the_mean_discounted_return(options: dict[str, Any]) -> None:
+    problem = chain()
+    columns = drawn(problem, 30)
+    bound = update_of(problem, **options).bound(objective_of(problem, columns, gamma=1.0))
+    assert float(bound.estimate.detach()) == pytest.approx(float(problem.returns(GAMMA)[columns].mean()), abs=1e-12)
+    assert float(bound.renyi.detach()) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
 def test_on_a_bandit_it_is_the_closed_form(options: dict[str, Any]) -> None:
     problem = Enumeration(BANDIT)
     arms = problem.process.num_actions

@@ -155,3 +155,19 @@ def test_a_gradient_that_is_no_number_leaves_the_policy_where_it_was() -> None:
     with pytest.raises(RunFault, match=r"^gradient/norm: nan"):
         update.step(objective, progress=0.0)
     assert torch.equal(parameters_of(problem), before)
+
+
+@pytest.mark.parametrize(("name", "stays"), [("svrpg", True), ("srvr", False), ("storm", False)])
+def test_the_estimate_stays_with_its_snapshot_or_moves_along(name: str, stays: bool) -> None:
+    problem = chain()
+    update = MAKERS[name](sgd(problem, lr=0.05))
+    batches(problem, update, 1)
+    snapshot, here = update.state_dict(), parameters_of(problem)
+    batches(problem, update, 1)
+    later = update.state_dict()
+    anchor = torch.cat([each.reshape(-1) for each in later["anchor"]])
+    if stays:
+        assert all(torch.equal(*pair) for pair in zip(snapshot["anchor"], later["anchor"], strict=True))
+        assert torch.equal(snapshot["estimate"], later["estimate"])
+    else:
+        assert torch.equal(anchor, here) and not torch.equal(snapshot["estimate"], later["estimate"])

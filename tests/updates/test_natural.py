@@ -28,9 +28,13 @@ def objective_of(problem: Enumeration, *, scale: float = 1.0, columns: Tensor | 
     factors = columns_of(problem.factors(RewardToGo(gamma=1.0)), columns)
     coefficients = scale * ScoreFunction(gamma=1.0).coefficients(factors, torch.ones_like(factors.signal))
     return PolicyObjective(
-        policy=problem.policy, trajectories=problem.trajectories.columns(columns), factors=factors, coefficients=coefficients,
-        average="steps", entropy_coefficient=ENTROPY,
-    )  # fmt: skip
+        policy=problem.policy,
+        trajectories=problem.trajectories.columns(columns),
+        factors=factors,
+        coefficients=coefficients,
+        average="steps",
+        entropy_coefficient=ENTROPY,
+    )
 
 
 def position(problem: Enumeration) -> Tensor:

@@ -250,7 +250,7 @@ CONTRADICTORY = [
     ("train", "update=storm estimator.control_variate=optimal_layer", ("estimator.control_variate", "update=storm")),
     ("train", "update=pois", ("baseline", "update=pois")),
     ("train", "update=pois baseline=zero collect=steps critic=value", ("collect", "update=pois")),
-    ("train", "agent=vpg update=ppo_clip update.minibatch_size=2000", ("update.minibatch_size", "collect.steps=128")),
+    ("train", "agent=vpg update=ppo_clip update.minibatches=2000", ("update.minibatches", "collect.steps=128")),
     ("train", "optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
     ("train", "returns=total estimator.discount_states=true", ("estimator.discount_states", "returns=total")),
     ("train", "collect=steps critic=value weights=trajectory", ("collect", "weights=trajectory")),

@@ -147,13 +147,20 @@ def _reference_of_rewards(config: Tree) -> str | None:
 
 
 def _minibatch_beyond_batch(config: Tree) -> str | None:
-    size, steps = config.get("update", {}).get("minibatch_size"), config.get("collect", {}).get("steps")
-    if size is None or steps is None:
+    slabs, update = _on_slabs(config), config.get("update", {})
+    key = "collect.steps" if slabs else "collect.episodes"
+    pieces, length = update.get("minibatches"), config.get("collect", {}).get(key.partition(".")[2])
+    if pieces is None or length is None:
         return None
-    rows = steps * config.get("env", {}).get("num_envs", 1) * config.get("reuse", {}).get("batches", 1)
-    if size <= rows:
-        return None
-    return f"update.minibatch_size: {size}, expected at most the {rows} rows of collect.steps={steps}"
+    lanes, unit = config.get("env", {}).get("num_envs", 1), "rows"
+    if update.get("minibatch_of") == "columns":
+        size, unit = lanes if slabs else length, "columns"
+    elif slabs:
+        size = length * lanes
+    else:
+        return None  # how many rows episodes have is known once they are played
+    size *= config.get("reuse", {}).get("batches", 1)
+    return None if pieces <= size else f"update.minibatches: {pieces}, expected at most the {size} {unit} of {key}={length}"
 
 
 def _discounted_twice(config: Tree) -> str | None:

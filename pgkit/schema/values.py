@@ -41,6 +41,10 @@ ROOT: Mapping[str, Any] = {
     "folds": Annotated[int, options.Range(least=2)],
     "fit_steps": options.Count,
     "return_range": list[float] | None,
+    "steps": options.Count,
+    "lanes": list[options.Count],
+    "rounds": options.Count,
+    "seconds": options.Positive,
     "weight_limit": options.Positive | None,
 }
 """Types of the root keys of every entry point; a root key that is not here has the type of its default."""

@@ -23,7 +23,7 @@ class PPOClip:
 
     The ratio is to the log-probability at sampling time, so it corrects for what behaviours and past policies sampled,
     row by row and within the clip; on-policy it is 1 before the first step. Every epoch cuts the rows, newly shuffled,
-    into minibatches of equal size, as near to `minibatch_size` as that goes. Under `target_kl` the update ends at the
+    into `minibatches` of equal size. Under `target_kl` the update ends at the
     first minibatch whose estimate of KL(μ ‖ π), the mean of (r − 1) − log r, exceeds it.
 
     Bias: that of a policy which has left the one that sampled, in the states that it would visit; advantages normalised
@@ -48,7 +48,7 @@ class PPOClip:
         average: Literal["columns", "steps"] = "steps",
         clip: Positive = 0.2,
         epochs: Count = 4,
-        minibatch_size: Count | None = 256,
+        minibatches: Count = 4,
         minibatch_of: Literal["steps", "columns"] = "steps",
         normalise_advantages: Literal["none", "batch", "minibatch"] = "minibatch",
         target_kl: Positive | None = None,
@@ -60,7 +60,7 @@ class PPOClip:
         self.optimizer, self.generator = optimizer, generator
         self.average: Literal["columns", "steps"] = average
         self.clip, self.clip_schedule = clip, clip_schedule
-        self.epochs, self.minibatch_size, self.minibatch_of = epochs, minibatch_size, minibatch_of
+        self.epochs, self.minibatches, self.minibatch_of = epochs, minibatches, minibatch_of
         self.normalise_advantages, self.target_kl = normalise_advantages, target_kl
         self.entropy_coefficient = entropy_coefficient
         self._climber = Climber(optimizer, max_grad_norm=max_grad_norm, schedule=schedule)
@@ -131,11 +131,9 @@ class PPOClip:
         return result
 
     def _pieces(self, objective: Objective) -> int:
-        """Returns the number of minibatches an epoch."""
-        if self.minibatch_size is None:
-            return 1
+        """Returns the number of minibatches an epoch: what was asked for, where episodes leave that many rows."""
         most = len(objective.valid) if self.minibatch_of == "steps" else objective.trajectories.num_columns
-        return max(1, min(most, round(len(objective.valid) / self.minibatch_size)))
+        return max(1, min(most, self.minibatches))
 
     def _minibatches(self, objective: Objective, pieces: int) -> Iterator[Tensor]:
         """Yields the flat rows of every minibatch of every epoch."""

@@ -26,7 +26,7 @@ ENVIRONMENTS = sorted(path.stem for path in (config_dir() / "env").glob("*.yaml"
 WITH_CRITIC = ("critic=value", "critic.steps=2")
 COMPANIONS = {
     "agent=vpg": ("critic.steps=2", "collect.steps=4"),
-    "agent=ppo": ("critic.steps=2", "collect.steps=4", "update.minibatch_size=8"),
+    "agent=ppo": ("critic.steps=2", "collect.steps=4", "update.minibatches=8"),
     "agent=vtrace": ("critic.steps=2", "collect.steps=4"),
     "baseline=gls": WITH_CRITIC,
     "baseline=value": WITH_CRITIC,
@@ -162,9 +162,9 @@ VALUES = [
     ("returns=q_lambda", *ACTIONS, "env.kwargs={action:infinite}", "baseline=value"),
     ("returns=tree_backup", *ACTIONS, "env.kwargs={action:bits}", "baseline=value", "returns.lam=0"),
     ("returns=n_step", "returns.n=3", "weights=balance", "reuse=window", *WITH_CRITIC),
-    ("agent=ppo", "collect.steps=4", "update.minibatch_size=3", "update.minibatch_of=columns", "update.target_kl=0.01"),
-    ("agent=ppo", "collect.steps=4", "update.minibatch_size=null", "reuse=window", "update.clip_schedule=linear"),
-    ("agent=ppo", "collect.steps=4", "update.minibatch_size=8", "returns=v_trace", "weights=one_step", "reuse=window"),
+    ("agent=ppo", "collect.steps=4", "update.minibatches=3", "update.minibatch_of=columns", "update.target_kl=0.01"),
+    ("agent=ppo", "collect.steps=4", "update.minibatches=1", "reuse=window", "update.clip_schedule=linear"),
+    ("agent=ppo", "collect.steps=4", "update.minibatches=8", "returns=v_trace", "weights=one_step", "reuse=window"),
     (
         "update=ppo_clip",
         "update.normalise_advantages=batch",

@@ -21,7 +21,7 @@ from tests.updates.batches import chain, drawn, objective_of, parameters_of, sgd
 pytestmark = [pytest.mark.exact]
 exact = pytest.mark.usefixtures("float64")
 PLAIN: dict[str, Any] = {
-    "average": "columns", "epochs": 1, "minibatch_size": None, "normalise_advantages": "none", "max_grad_norm": None,
+    "average": "columns", "epochs": 1, "minibatches": 1, "normalise_advantages": "none", "max_grad_norm": None,
 }  # fmt: skip
 
 
@@ -77,12 +77,12 @@ def test_a_second_epoch_pulls_on_the_rows_inside_the_clip_alone() -> None:
 
 @exact
 @pytest.mark.parametrize("of", ["steps", "columns"])
-@pytest.mark.parametrize("size", [1, 7, 30, 10_000])
-def test_every_row_is_in_one_minibatch_of_an_epoch_and_they_are_of_equal_size(size: int, of: Any) -> None:
-    _, objective, update = made(minibatch_size=size, minibatch_of=of, epochs=3)
+@pytest.mark.parametrize("wanted", [1, 7, 30, 10_000])
+def test_every_row_is_in_one_minibatch_of_an_epoch_and_they_are_of_equal_size(wanted: int, of: Any) -> None:
+    _, objective, update = made(minibatches=wanted, minibatch_of=of, epochs=3)
     pieces = update._pieces(objective)
     found = list(update._minibatches(objective, pieces))
-    assert pieces == min(max(1, round(len(objective.valid) / size)), 40 if of == "columns" else 10_000)
+    assert pieces == min(wanted, 40 if of == "columns" else len(objective.valid))
     assert len(found) == 3 * pieces
     for epoch in range(3):
         rows = found[epoch * pieces : (epoch + 1) * pieces]
@@ -119,7 +119,7 @@ def test_it_stops_where_the_divergence_is_beyond_its_target() -> None:
 def test_normalised_advantages_have_no_scale(kind: Any) -> None:
     moved = []
     for factor in (1.0, 1000.0):
-        problem, objective, update = made(normalise_advantages=kind, epochs=2, minibatch_size=20)
+        problem, objective, update = made(normalise_advantages=kind, epochs=2, minibatches=4)
         objective.coefficients = factor * objective.coefficients + (factor - 1)
         update.step(objective, progress=0.0)
         moved.append(parameters_of(problem))
@@ -180,11 +180,11 @@ def test_wild_ratios_are_numbers_and_a_gradient_that_is_none_changes_nothing() -
 def test_it_goes_on_from_its_state_as_it_would_have() -> None:
     runs = []
     for resumed in (False, True):
-        problem, objective, update = made(minibatch_size=10, epochs=2)
+        problem, objective, update = made(minibatches=6, epochs=2)
         update.step(objective, progress=0.0)
         if resumed:
             again = PPOClip(optimizer=sgd(problem, lr=9.0), generator=torch.Generator(), **{**PLAIN, "epochs": 2})
-            again.minibatch_size = 10
+            again.minibatches = 6
             again.load_state_dict(update.state_dict())
             update = again
         update.step(objective, progress=0.0)

@@ -160,7 +160,9 @@ def _minibatch_beyond_batch(config: Tree) -> str | None:
     else:
         return None  # how many rows episodes have is known once they are played
     size *= config.get("reuse", {}).get("batches", 1)
-    return None if pieces <= size else f"update.minibatches: {pieces}, expected at most the {size} {unit} of {key}={length}"
+    if pieces <= size:
+        return None
+    return f"update.minibatches: {pieces}, expected at most the {size} {unit} of {key}={length}"
 
 
 def _discounted_twice(config: Tree) -> str | None:

@@ -162,6 +162,12 @@ def test_nothing_is_ever_nan_and_what_was_clamped_is_counted(size: float, kind: 
     assert found["weights/clamped"] == (1 if kind == "step" else 2)
 
 
+def test_rows_outside_the_mask_are_not_counted_as_clamped() -> None:
+    mask = torch.tensor([[True, True], [False, True]])
+    batch = seen([[1000.0, 0.0], [0.0, 0.0]], torch.zeros(2, 2), Trajectory(), mask=mask)
+    assert WeightHealth(facts=facts(batches=1)).measure(batch)["weights/clamped"] == 1
+
+
 def test_data_of_the_policy_itself_have_no_weights_and_the_reason_is_said(caplog: pytest.LogCaptureFixture) -> None:
     instrument = WeightHealth(facts=facts(None, 1))
     with caplog.at_level(logging.WARNING, "pgkit"):

@@ -17,15 +17,15 @@ STOREYS = (
     "behaviors reuse estimators baselines critics weights returns updates policies diagnostics loggers",
     "rl vi blackbox",
     "run problems reporting",
-    "train fit evaluate evaluate_offline offline verify check_env report dashboard "
+    "train fit evaluate evaluate_offline offline verify check_env checking report dashboard "
     "conduct fitting verifying estimate playback assemble agreement app jobs __init__",
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms.split()}
 SHARED = (0, 5)
 """Floors of single files, which may know each other; on the others neighbours meet through types.py alone."""
 LIGHT = (
-    "errors", "options", "schema", "config", "app", "train", "evaluate", "evaluate_offline", "verify", "report",
-    "reporting", "dashboard",
+    "errors", "options", "schema", "config", "app", "train", "evaluate", "evaluate_offline", "verify", "check_env",
+    "report", "reporting", "dashboard",
 )  # fmt: skip
 """What answers a mistake on the command line in under two seconds, hence without torch."""
 LONGEST = 250

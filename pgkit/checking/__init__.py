@@ -1,0 +1,1 @@
+"""What `python -m pgkit.check_env` looks at, and how it says so."""

@@ -47,7 +47,8 @@ class Encoder(nn.Module):
     @property
     def is_flat_box(self) -> bool:
         """Whether an observation is one Box of numbers that needs no encoding but flattening and normalisation."""
-        return list(self.leaves) == [""] and isinstance(self.leaves[""], spaces.Box) and not _is_image(self.leaves[""])
+        only = next(iter(self.leaves.values()))
+        return len(self.leaves) == 1 and isinstance(only, spaces.Box) and not _is_image(only)
 
     def forward(self, obs: Observations) -> Tensor:
         """Returns features `[..., D]` in the type of the network."""

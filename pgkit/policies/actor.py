@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pgkit.core.encoder import CLIP, Encoder
 from pgkit.core.layers import Tanh
+from pgkit.policies.law import MASKED
 from pgkit.types import map_observations
 
 Array = np.ndarray[Any, Any]
@@ -27,11 +28,12 @@ def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None
     mean, scale = _view(encoder.mean), _view(encoder.scale)
     dtype = scale.dtype
     tail = None if log_std is None else _view(log_std)
+    name = next(iter(encoder.leaves))
     buffers: dict[int, tuple[Array, list[Array], Array]] = {}
 
     def allocate(rows: int) -> tuple[Array, list[Array], Array]:
         sizes = [bias.shape[0] for _, bias in weights]
-        result = np.empty((rows, sizes[-1] * (1 if tail is None else 2)), dtype)
+        result = np.empty((rows, sizes[-1] + (0 if tail is None else len(tail))), dtype)
         return np.empty((rows, encoder.features), dtype), [np.empty((rows, size), dtype) for size in sizes], result
 
     def act(obs: Array) -> Array:
@@ -55,11 +57,22 @@ def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None
             hidden = output
         if tail is None:
             return hidden
-        result[:, : len(tail)] = hidden
-        result[:, len(tail) :] = tail
+        result[:, : -len(tail)] = hidden
+        result[:, -len(tail) :] = tail
         return result
 
-    return act
+    return (lambda obs: act(obs[name])) if name else act
+
+
+def masked_actor(act: Actor, key: str) -> Actor:
+    """Returns an actor whose logits are MASKED where the entry `key` of the observations is 0."""
+
+    def masked(obs: Any) -> Array:
+        logits = act(obs)
+        logits[obs[key].reshape(logits.shape) == 0] = MASKED
+        return logits
+
+    return masked
 
 
 def torch_actor(policy: Callable[[Any], Tensor]) -> Actor:

@@ -1,4 +1,7 @@
-"""Choices among finitely many actions, one or several at a time."""
+"""Choices among finitely many actions, one or several at a time.
+
+A choice that is not allowed has the logit MASKED: its probability is exactly 0, whatever is computed from it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from pgkit.policies.law import Array, Law
+from pgkit.policies.law import BARRED, MASKED, Array, Law
 
 
 @final
@@ -21,6 +24,9 @@ class Categorical(Law):
         self.num_parameters = int(space.n)
         self.dimensions = (self.num_parameters,)
         self.start = int(space.start)
+
+    def fault(self, parameters: Array) -> str | None:
+        return super().fault(parameters) or _fault_of_mask(parameters)
 
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns standard Gumbel noise `[*shape, n]`: the largest noisy logit is a draw from the softmax."""
@@ -85,6 +91,10 @@ class IndependentCategorical(Law):
         self._table = torch.full((len(counts), int(counts.max())), self.num_parameters)
         self._table[self._dimension, self._choice] = torch.arange(self.num_parameters)
 
+    def fault(self, parameters: Array) -> str | None:
+        each = np.split(parameters, np.cumsum(self.dimensions)[:-1], axis=-1)
+        return super().fault(parameters) or next(filter(None, map(_fault_of_mask, each)), None)
+
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns standard Gumbel noise `[*shape, K]`."""
         exponential = generator.standard_exponential((*shape, self.num_parameters), dtype=np.float32)
@@ -135,7 +145,20 @@ class IndependentCategorical(Law):
         return torch.log_softmax(torch.cat([parameters, beyond], dim=-1)[..., self._table], dim=-1)
 
 
+def masked(logits: Tensor, mask: Tensor) -> Tensor:
+    """Returns the logits `[..., K]`, MASKED without gradient where the mask `[..., *]`, of as many numbers, is 0."""
+    return torch.where(mask.reshape(logits.shape) != 0, logits, MASKED)
+
+
 def mixed_with_uniform(logits: Tensor, share: float) -> Tensor:
-    """Returns the log-probabilities of (1 − share) softmax + share / n, `[..., n]`."""
-    shares = logits.new_tensor([1 - share, share / logits.shape[-1]]).log()
-    return torch.logaddexp(logits.log_softmax(dim=-1) + shares[0], shares[1])
+    """Returns the log-probabilities of (1 − share) softmax + share / n, `[..., n]`, n the choices that are allowed."""
+    allowed = logits > BARRED
+    even = logits.new_tensor(share).log() - allowed.sum(dim=-1, keepdim=True).to(logits).log()
+    mixed = torch.logaddexp(logits.log_softmax(dim=-1) + logits.new_tensor(1 - share).log(), even)
+    return torch.where(allowed, mixed, MASKED)
+
+
+def _fault_of_mask(logits: Array) -> str | None:
+    if (logits.max(axis=-1) > BARRED).all():
+        return None
+    return "action_mask: allows no action in some state, expected at least one"

@@ -11,9 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 Array = np.ndarray[Any, Any]
+MASKED = -1e9
+"""The logit of a choice that is not allowed: its probability is 0, and 0 times its logarithm is 0, not nan."""
+BARRED = MASKED / 1000
+"""Logits below this were masked, whatever was done to them since, such as a temperature."""
 
 
 class Law(ABC):
@@ -23,6 +28,20 @@ class Law(ABC):
     """K."""
     dimensions: Sequence[int]
     """How many numbers each of D independent dimensions of an action is encoded in, E in all."""
+    num_scales: int = 0
+    """How many of the last parameters are logarithms of scales, which need not depend on the observation."""
+
+    def initial(self, log_std: float) -> Tensor:
+        """Returns the parameters `[K]` that an untrained policy starts from, scales at `log_std`."""
+        start = torch.zeros(self.num_parameters)
+        start[self.num_parameters - self.num_scales :] = log_std
+        return start
+
+    def fault(self, parameters: Array) -> str | None:
+        """Returns what is wrong with parameters that were acted by, None where they will do."""
+        if np.isfinite(parameters).all():
+            return None
+        return "parameters of the action law are not finite, expected finite numbers"
 
     @abstractmethod
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -34,7 +53,7 @@ class Law(ABC):
 
     @abstractmethod
     def mode(self, parameters: Array) -> Array:
-        """Returns the most probable actions `[..., *act]`."""
+        """Returns the most probable actions `[..., *act]`, or what the law takes for them."""
 
     @abstractmethod
     def to_environment(self, actions: Array) -> Array:
@@ -58,7 +77,7 @@ class Law(ABC):
 
     @abstractmethod
     def tempered(self, parameters: Tensor, temperature: float) -> Tensor:
-        """Returns the parameters of π^(1/τ), normalised."""
+        """Returns the parameters of π^(1/τ), normalised, or of a law about as bold where that is of another family."""
 
     @abstractmethod
     def with_uniform(self, parameters: Tensor, share: float) -> Tensor:
@@ -69,8 +88,8 @@ class Law(ABC):
 
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
-        """Returns the (differential) entropy."""
+        """Returns the (differential) entropy, or a bound of it that the law names."""
 
     @abstractmethod
     def kl(self, parameters: Tensor, other: Tensor) -> Tensor:
-        """Returns KL(parameters || other)."""
+        """Returns KL(parameters || other), or a bound of it that the law names; 0 where they are the same."""

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgkit.errors import UsageError
 from pgkit.policies.mlp import MLPPolicy
 from pgkit.types import Rows, Trajectories
 
@@ -67,6 +68,34 @@ def test_the_numpy_actor_is_the_forward_pass(
         optimizer.step()
         policy.update(Rows(obs=tensor, actions=torch.zeros(0), index=torch.arange(rows)))
         assert np.abs(act(obs) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("state_dependent", [False, True])
+@pytest.mark.parametrize("law", ["gaussian", "clipped_gaussian", "squashed_gaussian", "beta", "mixture"])
+def test_every_law_acts_in_numpy(dtype: torch.dtype, law: str, state_dependent: bool) -> None:
+    if law == "beta" and state_dependent:
+        with pytest.raises(UsageError, match=r"^policy\.state_dependent_std: true for Beta, expected false$"):
+            policy_for(spaces.Box(-1, 1, (3,)), law=law, state_dependent_std=True)
+        return
+    policy = policy_for(spaces.Box(-1, 1, (3,)), law=law, state_dependent_std=state_dependent, initial_log_std=-0.5)
+    act = policy.actor()
+    assert act.__qualname__.startswith("numpy_actor")
+    obs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = policy(torch.from_numpy(obs)).numpy()
+    np.testing.assert_allclose(act(obs), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    scales = expected[:, -policy.law.num_scales :] if policy.law.num_scales else expected
+    assert (np.ptp(scales, axis=0) > 1e-3).all() == (state_dependent or law == "beta")
+    assert policy.divergence(policy, torch.from_numpy(obs)).abs().max() < 1e-5
+
+
+def test_an_untrained_law_is_that_of_its_initial_parameters() -> None:
+    policy = MLPPolicy(
+        observation_space=spaces.Box(-1, 1, (3,)), action_space=ACTIONS["box"], law="mixture", initial_log_std=-2.0,
+        state_dependent_std=True,
+    )  # fmt: skip
+    parameters = policy(torch.randn(5, 3))
+    torch.testing.assert_close(parameters, policy.law.initial(-2.0).expand(5, -1), rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize(

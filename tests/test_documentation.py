@@ -17,6 +17,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/metrics.md",
     "docs/dashboard.md",
+    "docs/environments.md",
     "docs/vi.md",
     "docs/blackbox.md",
     "docs/off_policy.md",

@@ -11,7 +11,7 @@ import pytest
 from pgkit import playback
 from pgkit.rl.collect import Batch
 from pgkit.run.trajectory_files import load_trajectories
-from tests.end_to_end.runs import gym, train, train_briefly, watching
+from tests.end_to_end.runs import gym, train_briefly, watching
 from tests.faults.command import run
 
 SKIPPED = ("env.num_envs=2", "env.wrappers=[{frame_skip:{num:2}}]")
@@ -59,3 +59,14 @@ def test_playback_builds_the_wrappers_of_the_run_again(tmp_path: Path) -> None:
     altered.write_text(altered.read_text().replace("num: 2", "num: 3"))
     ended = run("-m", "pgkit.evaluate", f"run={place}", "episodes=4", cwd=tmp_path)
     assert ended.returncode == 2 and "observation space" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "resolved", "width"), [("auto", "sync", 7), ("vector_entry_point", "vector_entry_point", 4)]
+)
+def test_playback_takes_the_form_whose_spaces_the_policy_knows(asked: str, resolved: str, width: int) -> None:
+    node = {"_target_": "pgkit.rl.lanes.Lanes", "id": "tests.rl.envs:OtherSpaces-v0", "vectorization": asked}
+    lanes = playback.pausing_lanes(node, num_envs=2, trusted=["tests"])
+    assert (lanes.vectorization, lanes.observation_space.shape) == (resolved, (width,))
+    same = playback.pausing_lanes({**node, "id": "CartPole-v1"}, num_envs=2, trusted=[])
+    assert same.vectorization == "sync"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gymnasium.spaces import Box, Space
+from gymnasium.spaces import Box, Discrete, Space
 
 from pgkit.action_values import ActionCritic
 from pgkit.critics.none import NoCritic
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 def has_values(critic: object) -> bool:
     """Returns whether a critic has values to give."""
     return not isinstance(critic, NoCritic)
+
+
+def has_action_values(critic: object, action_space: Space[Any]) -> bool:
+    """Returns whether a critic values each of finitely many actions."""
+    return isinstance(critic, ActionCritic) and isinstance(action_space, Discrete)
 
 
 def check_agreement(parts: Parts, *, columns: int, whole_episodes: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from pgkit.agreement import check_agreement, has_values
+from pgkit.agreement import check_agreement, has_action_values, has_values
 from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.experience import Behavior, Reuse, Weights
@@ -89,6 +89,7 @@ def assemble(config: DictConfig) -> Parts:
         columns=config.collect.get("episodes", lanes.num_lanes),
         whole_episodes="episodes" in config.collect,
         has_values=has_values(critic),
+        has_action_values=has_action_values(critic, lanes.action_space),
         layout=layout(policy),
         # A plug-in that does not say so leaves the states as they come.
         controlled=estimator.controlled or estimator.needs_action_values,

@@ -49,10 +49,10 @@ class Facts:
     """What is known of a run before its first batch; handed to every instrument whose constructor names `facts`.
 
     `layout` says where each parameter of the policy lies in P; `columns` is N; `controlled` is whether the estimator
-    has a control variate beside its baseline. `env` is the name of the environment,
-    `dynamics` what it knows about itself, if anything. `discounted` is whether states are weighted by γ^t. `batches`
-    counts those that an estimate may be made of, the current one included; `weights` is the kind of importance weights
-    that correct for other policies, None where nothing does.
+    has a control variate beside its baseline. `env` is the name of the environment, `dynamics` what it knows about
+    itself, if anything. `discounted` is whether states are weighted by γ^t. `batches` counts those that an estimate may
+    be made of, the current one included; `weights` is the kind of importance weights that correct for other policies,
+    None where nothing does. `has_action_values` is whether the critic values each of finitely many actions.
     """
 
     env: str
@@ -65,6 +65,7 @@ class Facts:
     dynamics: object = None
     batches: int = 1
     weights: WeightKind | None = None
+    has_action_values: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

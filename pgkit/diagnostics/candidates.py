@@ -2,6 +2,7 @@
 
 A name is a return, a baseline, or both joined by `_`: `total`, `leave_one_out`, `gae_0.95`, `n_step_5_gls`. Without a
 return it is reward-to-go; without a baseline it is zero, and the value where the return bootstraps from one.
+`all_action` is the estimator of that name: it credits every action with its value and takes neither.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, final, get_args
+from typing import Final, Literal, cast, final, get_args
 
 import torch
 from torch import Tensor
@@ -18,12 +19,13 @@ from pgkit.core import recursions
 from pgkit.errors import UsageError, did_you_mean
 from pgkit.snapshot import Facts, Snapshot
 
-Return = Literal["total", "reward_to_go", "gae", "n_step"]
+Return = Literal["total", "reward_to_go", "gae", "n_step", "all_action"]
 Reference = Literal[
     "zero", "mean", "leave_one_out", "value", "optimal", "optimal_time", "optimal_parameter", "optimal_layer", "gls"
 ]
-DEFAULT = ("zero", "leave_one_out", "value", "optimal", "gls", "gae_0.95", "gae_0.95_gls", "total")
+DEFAULT = ("zero", "leave_one_out", "value", "optimal", "gls", "gae_0.95", "gae_0.95_gls", "total", "all_action")
 """What a panel compares unless it is told: of these, those that the parts of the run allow."""
+ALL_ACTION: Final = "all_action"
 NAME = re.compile(r"(?:(total|reward_to_go)|(gae)_([0-9.]+)|(n_step)_([0-9]+))?(?:(?:^|_)([a-z_]+))?")
 
 
@@ -42,12 +44,19 @@ class Candidate:
         """Whether it reads a critic's values."""
         return self.credit in ("gae", "n_step") or self.reference in ("value", "gls")
 
+    @property
+    def sums_actions(self) -> bool:
+        """Whether its rows have a term for every action, with the critic's value of each."""
+        return self.credit == ALL_ACTION
+
 
 def candidate(name: str) -> Candidate:
     """Returns the estimator of a name.
 
     Raises: UsageError where there is none of that name.
     """
+    if name == ALL_ACTION:
+        return Candidate(name=name, credit=ALL_ACTION, number=0.0, reference="zero")
     found = NAME.fullmatch(name)
     if name and found:
         plain, gae, lam, n_step, n, reference = found.groups()
@@ -56,10 +65,10 @@ def candidate(name: str) -> Candidate:
         number = _number(lam or n)
         if reference in get_args(Reference) and number is not None and (credit != "gae" or number <= 1):
             return Candidate(name=name, credit=credit, number=number, reference=reference)
-    words = [*get_args(Reference), "total", "gae_0.95", "n_step_5"]
+    words = [*get_args(Reference), "total", "gae_0.95", "n_step_5", ALL_ACTION]
     raise UsageError(
         f"diagnostics: estimator {name}, expected a return (total, reward_to_go, gae_λ, n_step_n), a baseline "
-        f"({', '.join(get_args(Reference))}), or both, as gae_0.95_gls{did_you_mean(name, words)}"
+        f"({', '.join(get_args(Reference))}), both, as gae_0.95_gls, or {ALL_ACTION}{did_you_mean(name, words)}"
     )
 
 
@@ -95,6 +104,8 @@ def signal_of(each: Candidate, snapshot: Snapshot, *, gamma: float) -> Tensor:
 
 def _obstacle(each: Candidate, facts: Facts) -> str | None:
     """Returns what a candidate would need of the run, or None."""
+    if each.sums_actions and not facts.has_action_values:
+        return "critic=action_value and Discrete actions"
     if each.needs_values and not facts.has_values:
         return "a critic, as critic=value"
     if each.credit == "total" and not facts.whole_episodes:

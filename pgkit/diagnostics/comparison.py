@@ -1,7 +1,8 @@
 """What one batch says about many estimators: per-column gradients of each, and how they scatter.
 
-Every candidate's gradient is a sum of a few basis gradients, Σ_t c_t s_t for c a signal, 1, the critic's value or a
-leave-one-out mean, so that one pass over the scores answers for all of them.
+Nearly every candidate's gradient is a sum of a few basis gradients, Σ_t c_t s_t for c a signal, 1, the critic's value
+or a leave-one-out mean, so that one pass over the scores answers for all of them. One that sums over actions has rows
+of its own, and one pass over these.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from pgkit.core import gls, optimal_baseline, score
+from pgkit.core.action_terms import RowTerms, all_action_coefficients, every_action
 from pgkit.core.jackknife import Spread, pair_spread, spread
+from pgkit.core.scores import Scores
 from pgkit.diagnostics.candidates import Candidate, signal_of
 from pgkit.diagnostics.gradients import LEAST_COLUMNS, affordable, cross_gradients, gradients_in_use, groups_of
 from pgkit.snapshot import Snapshot
@@ -47,8 +50,9 @@ class Comparison:
     ) -> None:
         self.snapshot, self.candidates = snapshot, candidates
         self.columns = snapshot.coefficients.shape[1]
-        self._signals = {each.name: signal_of(each, snapshot, gamma=gamma) for each in candidates}
-        self._vectors = self._basis(candidates)
+        linear = [each for each in candidates if not each.sums_actions]
+        self._signals = {each.name: signal_of(each, snapshot, gamma=gamma) for each in linear}
+        self._vectors = self._basis(linear)
         room = affordable(snapshot, len(self._vectors) + 4)
         self.measured = min(self.columns, max_columns or self.columns, room)
         stacked = snapshot.scores.stacked(torch.stack(list(self._vectors.values()))[:, :, : self.measured])
@@ -60,6 +64,8 @@ class Comparison:
 
     def gradients(self, each: Candidate) -> Tensor:
         """Returns the gradients of a candidate, `[n, P]`."""
+        if each.sums_actions:
+            return self._of_actions()
         base = self._gradients[f"signal {each.name}"]
         reference = each.reference
         if reference == "value":
@@ -79,8 +85,17 @@ class Comparison:
         return gls.less_fitted(base, torch.stack([ones, self._gradients["values"]]))
 
     def signal(self, each: Candidate) -> Tensor:
-        """Returns the signal of a candidate, `[T, N]`."""
+        """Returns the signal of a candidate that sums over no actions, `[T, N]`."""
         return self._signals[each.name]
+
+    def _of_actions(self) -> Tensor:
+        """Returns the gradients `[n, P]` of the estimator that sums over all actions."""
+        factors, policy = self.snapshot.factors, self.snapshot.before
+        quality, probability, scale = factors.action_values, factors.action_probabilities, factors.scale
+        assert quality is not None and probability is not None and scale is not None
+        coefficients = all_action_coefficients(quality, probability, scale)
+        rows = Scores(RowTerms(policy, every_action), (factors.contexts, factors.samples, coefficients), factors.mask)
+        return rows.per_sample(factors.mask[:, : self.measured].to(coefficients.dtype))
 
     def _basis(self, candidates: Sequence[Candidate]) -> Mapping[str, Tensor]:
         """Returns the coefficient vectors `[T, N]` whose gradients the candidates are made of, by name."""
@@ -125,18 +140,18 @@ def findings(comparison: Comparison, *, group: int) -> dict[str, Finding]:
         pairs.append((signal, found))
         return found
 
-    def everyone() -> Iterator[tuple[str, Tensor, Coupling, Tensor]]:
-        yield CURRENT, reference, snapshot.coupling, snapshot.factors.signal
+    def everyone() -> Iterator[tuple[str, Tensor, Coupling, Candidate | None]]:
+        yield CURRENT, reference, snapshot.coupling, None
         for each in comparison.candidates:
-            yield each.name, comparison.gradients(each), _coupling(each), comparison.signal(each)
+            yield each.name, comparison.gradients(each), _coupling(each), each
 
     result: dict[str, Finding] = {}
-    for name, gradients, coupling, signal in everyone():
+    for name, gradients, coupling, each in everyone():
         if comparison.measured < LEAST_COLUMNS[coupling]:
             continue
         if coupling == "pairwise":
             # With γ^t or weights in the scale the kernel stays that of differences; cross gradients carry the scale.
-            scattered = of_pairs(signal)
+            scattered = of_pairs(snapshot.factors.signal if each is None else comparison.signal(each))
             own = float(gradients.square().sum()) / comparison.measured - float(scattered.signal[0])
         else:
             scattered = spread(gradients, num_samples=comparison.columns)

@@ -66,12 +66,12 @@ class Window:
 class EstimatorPanel:
     """Evaluates a list of estimators on the batch that one of them was used on, without touching the update.
 
-    Each is a return, a baseline or both (`pgkit.diagnostics.candidates`); `null` means the default list, of it what
-    the run's parts allow: without a critic nothing that reads one. `variance_ratio` is that of the means of a batch,
-    over the estimator in use (`current`), paired on the same trajectories and pooled over the last `window`
-    measurements; its interval, and that of the SNR, are jackknifed and come with 64 trajectories or more.
-    Bias: gae, n_step and value-bootstrapped returns estimate another vector than the truth; no variance shows it, and
-    `cosine` to the estimator in use only in part.
+    Each is a return, a baseline or both, or `all_action` (`pgkit.diagnostics.candidates`); `null` means the default
+    list, of it what the run's parts allow: without a critic nothing that reads one. `variance_ratio` is that of the
+    means of a batch, over the estimator in use (`current`), paired on the same trajectories and pooled over the last
+    `window` measurements; its interval, and that of the SNR, are jackknifed and come with 64 trajectories or more.
+    Bias: gae, n_step, all_action and value-bootstrapped returns estimate another vector than the truth; no variance
+    shows it, and `cosine` to the estimator in use only in part.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from typing import final
 from pgkit.reporting.words import interval, listed, percent, short
 
 Known = Mapping[str, float | None]
-ANOTHER_VECTOR = re.compile(r"(gae_(?!1(\.0*)?(_|$))|n_step_|total|mean$|.*_mean$)")
+ANOTHER_VECTOR = re.compile(r"(gae_(?!1(\.0*)?(_|$))|n_step_|total|all_action$|mean$|.*_mean$)")
 """Names of estimators whose expectation is not that of reward-to-go less a baseline: a variance ratio hides it."""
 ALARMING_SCORE = 6.5
 """Standard errors of the mean score that the largest of a million parameters reaches less than once in 10,000 looks."""

@@ -112,6 +112,7 @@ VALUES = [
     ("baseline=optimal", "baseline.folds=2"),
     ("baseline=optimal_time", "baseline.folds=3", "diagnostics=panel", "diagnostics.panel.every=1"),
     ("diagnostics=panel", "diagnostics.panel.estimators=[total_optimal_layer,optimal_time,mean]", "collect.episodes=8"),
+    ("diagnostics=panel", "diagnostics.panel.estimators=[all_action,value]", *ACTIONS, "collect.episodes=8"),
     ("estimator=q_prop", "estimator.eta=one", *ACTIONS, "env.num_envs=1", "collect.episodes=1", "baseline=zero"),
     (
         "estimator=q_prop",
@@ -176,6 +177,26 @@ VALUES = [
     ("update=page", "update.probability=1", "update.snapshot_batches=1", "diagnostics=full"),
     ("update=svrpg", "update.snapshot_batches=1", "update.period=1", "optimizer=sgd"),
     ("update.max_trajectory_kl=1e-4", "weights=trajectory", "reuse=window"),
+    *(
+        (
+            f"policy.law={law}",
+            "env.kwargs={action:unequal}",
+            "collect.episodes=8",
+            "update.entropy_coefficient=0.01",
+            more,
+        )
+        for law, more in (
+            ("gaussian", "policy.state_dependent_std=true"),
+            ("clipped_gaussian", "diagnostics=full"),
+            ("squashed_gaussian", "diagnostics=full"),
+            ("beta", "diagnostics=full"),
+            ("mixture", "diagnostics=full"),
+            ("mixture", "policy.components=1"),
+        )
+    ),
+    ("policy.law=beta", "env.kwargs={action:scalar}", "agent=ppo", "collect.steps=4", "update.minibatches=2"),
+    ("policy.law=clipped_gaussian", "env.kwargs={action:half_infinite}", "estimator=q_prop", *ACTIONS),
+    ("policy.law=mixture", "env.kwargs={action:infinite}", "estimator=factorised", *ACTIONS),
     ("diagnostics=dial", "diagnostics.dial.lambdas=[0.0,1.0]", "diagnostics.dial.every=1", *WITH_CRITIC),
 ]
 """Choices inside an option, several at once where they do not touch each other."""

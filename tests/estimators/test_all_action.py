@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
 from gymnasium import spaces
@@ -12,54 +10,19 @@ from torch import Tensor
 from pgkit.core.action_terms import RowTerms
 from pgkit.core.scores import Scores
 from pgkit.critics.action_value import ActionValueCritic
-from pgkit.critics.expansion import Expansion
 from pgkit.errors import UsageError
 from pgkit.estimators.all_action import AllAction
 from pgkit.problems.tabular import CHAIN
 from pgkit.returns.discounted import RewardToGo
 from pgkit.rl.objective import PolicyObjective
-from pgkit.types import Factors, Metrics, Observations, Trajectories
+from pgkit.types import Factors
+from tests.exact_critics import ExactActionCritic
 from tests.problems import Enumeration, columns_of
-from tests.tables import TableCritic
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 
 GAMMA = 0.9
 ESTIMATOR = AllAction(gamma=GAMMA, discount_states=True)
-
-
-class ExactActionCritic:
-    """Knows V and Q, or is wrong by a table of actions."""
-
-    tags = ()
-
-    def __init__(self, problem: Enumeration, error: float = 0.0) -> None:
-        value, quality = problem.values(GAMMA)
-        self.values = TableCritic(value).values
-        self.quality = quality + error * torch.sin(1.0 + torch.arange(quality.numel())).reshape(quality.shape)
-        self.policy = problem.policy
-
-    def action_values(self, obs: Observations) -> Tensor:
-        return torch.stack([row[states] for row, states in zip(self.quality, obs, strict=True)])
-
-    def chosen_values(self, obs: Observations, actions: Tensor) -> Tensor:
-        return self.action_values(obs).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-
-    def expansion(self, obs: Observations, actions: Tensor) -> Expansion:
-        return Expansion(self.policy, obs, actions, quality=lambda encoded: (self.action_values(obs) * encoded).sum(-1))
-
-    def probabilities(self, obs: Observations) -> Tensor:
-        return self.policy.law.log_probabilities(self.policy(obs)).exp().detach()
-
-    def update(
-        self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
-    ) -> Metrics:
-        return {}
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
 
 def estimate(problem: Enumeration, batch: Factors, columns: Tensor) -> Tensor:
@@ -73,7 +36,7 @@ def estimate(problem: Enumeration, batch: Factors, columns: Tensor) -> Tensor:
 
 def mean_and_rows(error: float) -> tuple[Enumeration, Tensor, dict[int, Tensor]]:
     problem = Enumeration(CHAIN, seed=3)
-    factors = problem.factors(RewardToGo(gamma=GAMMA), ExactActionCritic(problem, error), ESTIMATOR)
+    factors = problem.factors(RewardToGo(gamma=GAMMA), ExactActionCritic(problem, GAMMA, error), ESTIMATOR)
     rows = {}
     mean = torch.zeros(())
     for column, probability in enumerate(problem.probabilities().tolist()):
@@ -107,7 +70,7 @@ def test_trajectories_that_visit_the_same_states_have_the_same_gradient_whatever
 
 def test_gradients_of_columns_for_instruments_are_those_of_the_objective() -> None:
     problem, _, rows = mean_and_rows(0.0)
-    factors = problem.factors(RewardToGo(gamma=GAMMA), ExactActionCritic(problem), ESTIMATOR)
+    factors = problem.factors(RewardToGo(gamma=GAMMA), ExactActionCritic(problem, GAMMA), ESTIMATOR)
     coefficients = ESTIMATOR.coefficients(factors, torch.zeros_like(factors.signal))
     module = RowTerms(problem.policy, ESTIMATOR.terms)
     inputs = (factors.contexts, factors.samples, coefficients)

@@ -85,7 +85,15 @@ def test_training_answers_a_typo_without_torch(typed: str, empty: Path) -> None:
     refusal(run("-c", probe, typed, cwd=empty), cwd=empty)
 
 
-@pytest.mark.parametrize("typed", ["env.id=CartPol-v1", "env.kwargs.gravty=3", "critic.learning_rate=0 critic=value"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "env.id=CartPol-v1",
+        "env.kwargs.gravty=3",
+        "critic.learning_rate=0 critic=value",
+        "diagnostics.panel.estimators=[all_action] critic=value",
+    ],
+)
 def test_training_refuses_before_it_writes(typed: str, empty: Path) -> None:
     refusal(train(*typed.split(), cwd=empty), cwd=empty)
 

@@ -18,8 +18,10 @@ HOST = "127.0.0.1"
 PAGE = "#custom_scalars"
 
 
-def serve(folder: Path, *, port: int) -> str:
-    """Returns the address of the page, served from now on until this process ends; port 0 takes a free one.
+def serve(folder: Path, *, port: int | None = None) -> str:
+    """Returns the address of the page, served from now on until this process ends.
+
+    Port 0 takes any free one, None the first free one from 6006 on, which a run names at its end.
 
     Raises: UsageError for a folder without event files, or a port that is taken.
     """
@@ -35,7 +37,8 @@ def serve(folder: Path, *, port: int) -> str:
     board = program.TensorBoard()
     # Without its data server there is one socket to listen on, and one process to end.
     loading = ("--load_fast", "false", "--reload_interval", "5")
-    board.configure(argv=["", "--logdir", str(folder), "--host", HOST, "--port", str(port), *loading])
+    chosen = () if port is None else ("--port", str(port))
+    board.configure(argv=["", "--logdir", str(folder), "--host", HOST, *chosen, *loading])
     try:
         return f"{board.launch()}{PAGE}"
     except program.TensorBoardServerException as error:
@@ -52,7 +55,7 @@ def main() -> None:
     about = "Serves TensorBoard for the runs in a folder, on this machine alone, until Ctrl-C."
     parser = argparse.ArgumentParser(prog="pgkit-dashboard", description=about)
     parser.add_argument("runs", type=Path, help="the folder of a run, or one that holds runs")
-    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    parser.add_argument("--port", type=int, help="default: 6006, or the next free one; 0: any free one")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument("--version", action="version", version=f"pgkit {pgkit.__version__}")
     options = parser.parse_args()

@@ -5,29 +5,33 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from pgkit.run.closing import closing_block
 from tests.fabricated import fabricate
 from tests.faults.command import ROOT, run
+from tests.run.test_closing import SUMMARY
 
 LOOPBACK = "0100007F"
 """127.0.0.1 as the kernel writes it."""
+MODULE = (sys.executable, "-m", "pgkit.dashboard")
 
 
 @contextmanager
-def dashboard(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def dashboard(*command: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Yields a running dashboard and the address it printed, and ends it as a person would."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pgkit.dashboard", *arguments, "--no-browser"],
+        [*command, "--no-browser"],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -53,7 +57,7 @@ def listening(pid: int) -> list[str]:
 
 def test_it_serves_the_laid_out_page_to_this_machine_alone_and_ends_on_control_c(tmp_path: Path) -> None:
     fabricate(tmp_path / "runs" / "a", updates=6)
-    with dashboard("runs/a", cwd=tmp_path) as (process, address):
+    with dashboard(*MODULE, "runs/a", cwd=tmp_path) as (process, address):
         found = re.fullmatch(r"(http://127\.0\.0\.1:(\d+)/)#custom_scalars", address)
         assert found, address
         with urllib.request.urlopen(f"{found[1]}data/plugin/custom_scalars/layout", timeout=30) as answer:
@@ -63,6 +67,29 @@ def test_it_serves_the_laid_out_page_to_this_machine_alone_and_ends_on_control_c
             assert {".", "panel/zero", "dial/lambda_0.95"} <= set(json.load(answer))
         assert listening(process.pid) == [f"{LOOPBACK}:{int(found[2]):04X}"]
     assert process.returncode == 0
+
+
+def test_the_command_that_a_run_prints_serves_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fabricate(tmp_path / "runs" / "a b", updates=1)
+    monkeypatch.chdir(tmp_path)
+    line = next(line for line in closing_block(SUMMARY, Path("runs/a b")).splitlines() if "pgkit.dashboard" in line)
+    with dashboard(*shlex.split(line.removeprefix("  dashboard")), cwd=tmp_path) as (process, address):
+        port = int(address.removeprefix("http://127.0.0.1:").removesuffix("/#custom_scalars"))
+        assert listening(process.pid) == [f"{LOOPBACK}:{port:04X}"]
+
+
+def test_with_the_usual_port_taken_it_is_the_next_free_one(tmp_path: Path) -> None:
+    fabricate(tmp_path / "run", updates=1)
+    with socket.socket() as taken:
+        with suppress(OSError):  # then somebody else holds it, which is as good
+            taken.bind(("127.0.0.1", 6006))
+            taken.listen()
+        with dashboard(*MODULE, "run", cwd=tmp_path) as (process, address):
+            found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/#custom_scalars", address)
+            assert found and 6006 < int(found[1]) < 6106
+            assert listening(process.pid) == [f"{LOOPBACK}:{int(found[1]):04X}"]
 
 
 @pytest.mark.parametrize(

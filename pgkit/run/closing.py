@@ -31,7 +31,7 @@ def closing_block(summary: Mapping[str, Any], folder: Path, *, advice: Sequence[
         *(f"  {'' if index else 'advice':10}  {sentence}" for index, sentence in enumerate(advice)),
         f"  results     {shorten(folder)}",
         f"  dashboard   {dashboard_command(folder)}",
-        f"              then open {DASHBOARD}",
+        f"              serves {DASHBOARD}, or the next free port",
     ]
     if summary["metrics_incomplete"]:
         lines.insert(-3, INCOMPLETE)
@@ -53,7 +53,7 @@ def fit_closing_block(summary: Mapping[str, Any], folder: Path) -> str:
         f"  target      {_target(summary)}",
         f"  results     {shorten(folder)}",
         f"  dashboard   {dashboard_command(folder)}",
-        f"              then open {DASHBOARD}",
+        f"              serves {DASHBOARD}, or the next free port",
     ]
     if summary["metrics_incomplete"]:
         lines.insert(-3, INCOMPLETE)
@@ -73,12 +73,12 @@ def _target(summary: Mapping[str, Any]) -> str:
 
 def dashboard_command(folder: Path) -> str:
     """Returns the command that serves the run on this machine alone; it can be pasted wherever the run was started."""
-    beside = Path(sys.executable).with_name("tensorboard")
-    found = shutil.which("tensorboard")
-    # Without an activated environment the bare name would be missing, or another one's.
-    same = found is not None and Path(found).resolve() == beside.resolve()
-    program = "tensorboard" if same or not beside.exists() else shorten(beside)
-    return f"{program} --logdir {shlex.quote(shorten(folder))} --host 127.0.0.1"
+    # Without an activated environment the bare name would be missing, or another one's. Links are not followed: in an
+    # environment the interpreter is a link out of it.
+    found = shutil.which("python")
+    same = found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
+    program = "python" if same else shlex.quote(shorten(Path(sys.executable)))
+    return f"{program} -m pgkit.dashboard {shlex.quote(shorten(folder))}"
 
 
 def shorten(path: Path) -> str:

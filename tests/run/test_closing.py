@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pgkit.run.closing import closing_block, dashboard_command, header_line, shorten
+from pgkit.dashboard import HOST, PAGE
+from pgkit.run.closing import DASHBOARD, closing_block, dashboard_command, header_line, shorten
 
 RESULT = {"mean": 487.25, "low": 471.2, "high": 498.8, "episodes": 20}
 SUMMARY: dict[str, Any] = {
@@ -69,27 +70,25 @@ def test_the_closing_block_names_what_is_missing(change: dict[str, Any], part: s
     assert part in closing_block({**SUMMARY, **change}, Path("runs/a"))
 
 
-def test_one_command_opens_the_dashboard_on_this_machine_alone() -> None:
+def test_one_command_opens_the_dashboard() -> None:
     text = closing_block(SUMMARY, Path("runs/a"))
-    assert text.count("--logdir") == 1
-    assert "--host 127.0.0.1\n" in text
-    assert text.endswith("then open http://127.0.0.1:6006/#custom_scalars")
+    assert text.count("-m pgkit.dashboard") == 1 and "-m pgkit.dashboard runs/a\n" in text
+    assert text.endswith("serves http://127.0.0.1:6006/#custom_scalars, or the next free port")
+    assert f"http://{HOST}:6006/{PAGE}" == DASHBOARD
 
 
 def test_the_command_survives_spaces_in_the_folder(tmp_path: Path) -> None:
     words = shlex.split(dashboard_command(tmp_path / "a b"))
-    assert words[words.index("--logdir") + 1] == str(tmp_path / "a b")
+    assert words[1:] == ["-m", "pgkit.dashboard", str(tmp_path / "a b")]
 
 
 def test_the_command_names_a_program_that_exists_without_an_activated_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    beside = Path(sys.executable).parent
     monkeypatch.setenv("PATH", os.defpath)
-    program = shlex.split(dashboard_command(Path("runs/a")))[0]
-    assert Path(program).resolve() == (beside / "tensorboard").resolve()
-    monkeypatch.setenv("PATH", str(beside))
-    assert shlex.split(dashboard_command(Path("runs/a")))[0] == "tensorboard"
+    assert Path(shlex.split(dashboard_command(Path("runs/a")))[0]).absolute() == Path(sys.executable)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert dashboard_command(Path("runs/a")) == "python -m pgkit.dashboard runs/a"
 
 
 def test_paths_are_short_inside_the_working_folder_and_whole_outside(

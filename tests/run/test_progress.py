@@ -100,7 +100,7 @@ def test_nothing_runs_beside_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_what_is_printed_stays_whole(stream: type[io.StringIO]) -> None:
-    out, command = stream(), "tensorboard --logdir " + "a" * 300 + " [bold]"
+    out, command = stream(), "python -m pgkit.dashboard " + "a" * 300 + " [bold]"
     with Progress(total=10, goal=None, stream=out) as progress:
         progress.print(command)
     assert command in out.getvalue()

@@ -121,7 +121,8 @@ class Comparison:
                 squares = scale.square() * scores.step_squares()
                 vectors[f"optimal_time {each.name}"] = optimal_baseline.cross_fitted_time(products, squares) * scale
             if each.reference == "leave_one_out":
-                vectors[f"leave_one_out {each.name}"] = score.leave_one_out(signal, factors.mask) * scale
+                reference = score.leave_one_out(signal, factors.mask, factors.strata)
+                vectors[f"leave_one_out {each.name}"] = reference * scale
         return vectors
 
 
@@ -143,7 +144,7 @@ def findings(comparison: Comparison, *, group: int) -> dict[str, Finding]:
     def everyone() -> Iterator[tuple[str, Tensor, Coupling, Candidate | None]]:
         yield CURRENT, reference, snapshot.coupling, None
         for each in comparison.candidates:
-            yield each.name, comparison.gradients(each), _coupling(each), each
+            yield each.name, comparison.gradients(each), _coupling(each, snapshot), each
 
     result: dict[str, Finding] = {}
     for name, gradients, coupling, each in everyone():
@@ -167,8 +168,10 @@ def _inner_of_means(first: Tensor, second: Tensor) -> float:
     return (together - float((first * second).sum())) / (n * (n - 1))
 
 
-def _coupling(each: Candidate) -> Coupling:
+def _coupling(each: Candidate, snapshot: Snapshot) -> Coupling:
+    # With several laws leave-one-out takes the mean of each, and is no U-statistic.
+    leave_one_out: Coupling = "pairwise" if snapshot.factors.strata is None else "cross_fitted"
     known: Mapping[str, Coupling] = {
-        "zero": "independent", "value": "independent", "leave_one_out": "pairwise", "mean": "batch"
+        "zero": "independent", "value": "independent", "leave_one_out": leave_one_out, "mean": "batch"
     }  # fmt: skip
     return known.get(each.reference, "cross_fitted")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import numpy as np
@@ -40,18 +41,19 @@ class Pool(VectorEnv[Any, Any, Any]):
         limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
         self._task, self._options = task, {**options, **limit, "num_threads": num_threads}
         self.num_envs = num_envs
-        self._pool = self._made(0)
-        self.single_observation_space, self.single_action_space = (
-            self._pool.observation_space, self._pool.action_space
-        )  # fmt: skip
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        with _quiet():
+            self._pool = self._made(0)
+            self.single_observation_space = self._pool.observation_space
+            self.single_action_space = self._pool.action_space
+            self.observation_space = batch_space(self.single_observation_space, num_envs)
+            self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if seed is not None:
-            self._pool.close()
-            self._pool = self._made(int(seed) % _LARGEST_SEED)
-        return self._pool.reset()[0], {}
+        with _quiet():
+            if seed is not None:
+                self._pool.close()
+                self._pool = self._made(int(seed) % _LARGEST_SEED)
+            return self._pool.reset()[0], {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         taken = np.asarray(actions, dtype=self.single_action_space.dtype)
@@ -62,9 +64,15 @@ class Pool(VectorEnv[Any, Any, Any]):
 
     def _made(self, seed: int) -> Any:
         envpool = importlib.import_module("envpool")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bounds cast to another precision
-            return envpool.make_gymnasium(self._task, num_envs=self.num_envs, seed=seed, **self._options)
+        return envpool.make_gymnasium(self._task, num_envs=self.num_envs, seed=seed, **self._options)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lets no warning through of bounds that are cast to another precision."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+        yield
 
 
 def find_pool(id: str) -> EnvSpec:
@@ -77,7 +85,8 @@ def find_pool(id: str) -> EnvSpec:
     if task not in known:
         raise UsageError(f"env.id: {id}, expected a task of EnvPool{did_you_mean(task, known)}")
     try:
-        config = envpool.make_spec(task).config
+        with _quiet():
+            config = envpool.make_spec(task).config
     except Exception as error:
         raise UsageError(f"env.id: {id}, expected a task that EnvPool can make ({error})") from error
     try:

@@ -18,6 +18,7 @@ DOCUMENTS = (
     "docs/metrics.md",
     "docs/dashboard.md",
     "docs/environments.md",
+    "docs/policies.md",
     "docs/vi.md",
     "docs/blackbox.md",
     "docs/off_policy.md",

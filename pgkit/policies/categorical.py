@@ -28,6 +28,9 @@ class Categorical(Law):
     def fault(self, parameters: Array) -> str | None:
         return super().fault(parameters) or _fault_of_mask(parameters)
 
+    def allowed(self, parameters: Array) -> Array | None:
+        return _allowed(parameters)
+
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns standard Gumbel noise `[*shape, n]`: the largest noisy logit is a draw from the softmax."""
         exponential = generator.standard_exponential((*shape, self.num_parameters), dtype=np.float32)
@@ -95,6 +98,9 @@ class IndependentCategorical(Law):
         each = np.split(parameters, np.cumsum(self.dimensions)[:-1], axis=-1)
         return super().fault(parameters) or next(filter(None, map(_fault_of_mask, each)), None)
 
+    def allowed(self, parameters: Array) -> Array | None:
+        return _allowed(parameters)
+
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns standard Gumbel noise `[*shape, K]`."""
         exponential = generator.standard_exponential((*shape, self.num_parameters), dtype=np.float32)
@@ -158,7 +164,12 @@ def mixed_with_uniform(logits: Tensor, share: float) -> Tensor:
     return torch.where(allowed, mixed, MASKED)
 
 
+def _allowed(logits: Array) -> Array | None:
+    allowed = logits > BARRED
+    return None if allowed.all() else allowed
+
+
 def _fault_of_mask(logits: Array) -> str | None:
     if (logits.max(axis=-1) > BARRED).all():
         return None
-    return "action_mask: allows no action in some state, expected at least one"
+    return "the action mask allows no action in some state, expected at least one"

@@ -43,6 +43,10 @@ class Law(ABC):
             return None
         return "parameters of the action law are not finite, expected finite numbers"
 
+    def allowed(self, parameters: Array) -> Array | None:
+        """Returns which choices were allowed `[..., K]`, None where all were."""
+        return None
+
     @abstractmethod
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns base noise for `shape` actions, `[*shape, …]` in float32."""

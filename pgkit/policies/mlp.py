@@ -10,6 +10,7 @@ from pgkit.core.networks import multilayer_perceptron
 from pgkit.options import Count
 from pgkit.policies.actor import masked_actor, numpy_actor, torch_actor
 from pgkit.policies.base import Actor, NetworkPolicy
+from pgkit.policies.laws import LawName
 
 
 @final
@@ -24,7 +25,7 @@ class MLPPolicy(NetworkPolicy):
         hidden_sizes: list[Count] = [64, 64],  # noqa: B006 read only
         activation: Literal["tanh", "relu", "silu"] = "tanh",
         init: Literal["orthogonal", "default"] = "orthogonal",
-        law: Literal["auto", "gaussian", "clipped_gaussian", "squashed_gaussian", "beta", "mixture"] = "auto",
+        law: LawName = "auto",
         components: Count = 5,
         state_dependent_std: bool = False,
         initial_log_std: float = 0.0,

@@ -20,6 +20,14 @@ class Deterministic:
 
     law: ActionLaw
 
+    def fault(self, parameters: np.ndarray) -> str | None:
+        """Returns what the law itself finds wrong with parameters."""
+        return self.law.fault(parameters)
+
+    def allowed(self, parameters: np.ndarray) -> np.ndarray | None:
+        """Returns the choices that the law itself allowed."""
+        return self.law.allowed(parameters)
+
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the noise of the law itself."""
         return self.law.noise(generator, shape)

@@ -20,6 +20,10 @@ Actor = Callable[[Any], np.ndarray]
 class ActionLaw(Protocol):
     """What the step loop needs of a law of actions."""
 
+    def fault(self, parameters: np.ndarray) -> str | None: ...
+
+    def allowed(self, parameters: np.ndarray) -> np.ndarray | None: ...
+
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray: ...
 
     def sample(self, parameters: np.ndarray, noise: np.ndarray) -> np.ndarray: ...
@@ -113,10 +117,11 @@ class Arrays:
     ) -> Trajectories:
         """Returns the batch, with the log-probability of each action under the parameters it was drawn with.
 
-        Raises: RunFault where the policy's parameters are not finite.
+        Raises: RunFault where the policy's parameters are not finite, or no action was allowed.
         """
-        if not np.isfinite(self.parameters).all():
-            raise RunFault("policy: parameters of the action law are not finite, expected finite numbers")
+        if fault := law.fault(self.parameters if mask.all() else self.parameters[mask]):
+            raise RunFault(f"policy: {fault}")
+        allowed = law.allowed(self.parameters)
         obs: Observations = (
             {key: torch.from_numpy(array) for key, array in self.obs.items()}
             if isinstance(self.obs, dict)
@@ -137,6 +142,7 @@ class Arrays:
             mask=torch.from_numpy(mask),
             lane=torch.from_numpy(lane),
             whole_episodes=whole_episodes,
+            action_mask=None if allowed is None else torch.from_numpy(allowed),
         )
 
 

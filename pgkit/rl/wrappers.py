@@ -21,6 +21,7 @@ from gymnasium.wrappers import vector as many
 
 from pgkit.errors import UsageError
 from pgkit.options import Count, Fraction, Index
+from pgkit.rl.masks import ActionMaskObservation
 from pgkit.schema.values import convert, show, suggestion
 
 Env = gymnasium.Env[Any, Any]
@@ -70,6 +71,11 @@ def filter_observation(env: Env, *, keys: list[Any]) -> Env:
     return single.FilterObservation(env, filter_keys=keys)
 
 
+def action_mask(env: Env) -> Env:
+    """Observes `info["action_mask"]` as an entry of that name; policies choose nothing where it is 0."""
+    return ActionMaskObservation(env)
+
+
 def atari(
     env: Env,
     *,
@@ -93,7 +99,8 @@ def atari(
 _SINGLE: Mapping[str, Callable[..., Env]] = {
     kind.__name__: kind
     for kind in (
-        time_aware, frame_skip, frame_stack, sticky_action, rescale_action, grayscale, resize, filter_observation, atari
+        time_aware, frame_skip, frame_stack, sticky_action, rescale_action, grayscale, resize, filter_observation,
+        action_mask, atari,
     )
 }  # fmt: skip
 

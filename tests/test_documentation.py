@@ -26,13 +26,24 @@ DOCUMENTS = (
     "experiments/off_policy_evaluation/README.md",
     *(
         f"docs/agents/{name}.md"
-        for name in ("README", "ppo", "pois", "vtrace", "rt_pg", "off_policy_reinforce", "variance_reduced")
+        for name in (
+            "README",
+            "a2c",
+            "natural",
+            "trpo",
+            "ppo",
+            "pois",
+            "vtrace",
+            "rt_pg",
+            "off_policy_reinforce",
+            "variance_reduced",
+        )
     ),
     "experiments/README.md",
 )
 AREAS = (
     "return|episode|gradient|policy|baseline|critic|update|time|steps|truth|step_decomposition|trajectory_decomposition"
-    "|halves|noise_scale|scores|optimizer_step|fisher|control_variate"
+    "|halves|noise_scale|scores|optimizer_step|fisher|control_variate|behavior|reuse"
 )
 TAG = re.compile(rf"(?:{AREAS})/[a-z_0-9]+")
 

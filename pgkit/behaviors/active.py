@@ -71,7 +71,7 @@ class Active(LaneBehavior):
         first = last = 0.0
         for step in range(self.steps + 1):
             value = (counts * self._other.log_prob(rows.obs, rows.actions)).sum()
-            first, last = (float(value) if step == 0 else first), float(value)
+            first, last = (float(value.detach()) if step == 0 else first), float(value.detach())
             if step < self.steps:
                 optimizer.zero_grad()
                 (-value).backward()

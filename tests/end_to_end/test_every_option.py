@@ -51,9 +51,14 @@ COMPANIONS = {
     **{f"returns={name}": ("critic=action_value", "critic.steps=2") for name in ("retrace", "tree_backup", "q_lambda")},
     "update=pois": ("baseline=zero",),
     "reuse=window": ("weights=balance",),
+    "agent=a2c": ("critic.steps=2", "collect.steps=4"),
+    "agent=acktr": ("critic.steps=2", "collect.steps=4"),
+    "agent=trpo": ("critic.steps=2", "collect.steps=4"),
+    **{f"behavior={name}": ("weights=trajectory",) for name in ("epsilon", "temperature")},
+    "behavior=active": ("weights=balance", "behavior.lanes=1"),
 }
 """What an option needs of others."""
-SLABS = ("agent=vpg", "agent=ppo", "agent=vtrace")
+SLABS = ("agent=vpg", "agent=a2c", "agent=acktr", "agent=trpo", "agent=ppo", "agent=vtrace")
 SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
 QUESTIONS = "diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]"
 ACTIONS = ("critic=action_value", "critic.steps=2")
@@ -172,6 +177,15 @@ VALUES = [
         "update.average=columns",
         "update.entropy_coefficient=0.1",
     ),
+    ("agent=npg", "collect.episodes=8", "update.max_rows=50", "update.schedule=linear", "diagnostics=full"),
+    ("agent=npg", "collect.episodes=8", "update.solve=conjugate_gradient", "update.entropy_coefficient=0.1"),
+    ("agent=acktr", "collect.steps=4", "update.damping_floor=1e-3"),
+    ("update=natural", "update.solve=diagonal", "weights=balance", "reuse=window"),
+    ("agent=trpo", "collect.steps=4", "update.max_rows=10", "update.schedule=linear"),
+    ("agent=a2c", "collect.steps=4", "returns.lam=1", "optimizer=rmsprop"),
+    ("behavior=epsilon", "behavior.lanes=1", "weights=balance", "diagnostics=[weights]"),
+    ("behavior=temperature", "weights=per_decision", "reuse=window", "reuse.keep=log_probabilities"),
+    ("behavior=active", "behavior.lanes=1", "weights=power_heuristic", "reuse=window", "reuse.min_ess=0.5"),
     ("update=pois", "baseline=zero", "update.form=per_decision", "update.self_normalise=false", "diagnostics=full"),
     ("update=storm", "weights=balance", "reuse=window", "update.forget=0"),
     ("update=page", "update.probability=1", "update.snapshot_batches=1", "diagnostics=full"),
@@ -235,6 +249,9 @@ def test_every_option_trains(tmp_path: Path, option: str) -> None:
     if group == "experiment":
         run = train(tmp_path, option, "total_steps=1100", "evaluation.episodes=0")
         assert run.summary["status"] == "finished"
+    elif option == "behavior=checkpoint":
+        left = train(tmp_path / "left", *gym("Shapes"), "total_steps=20", "evaluation.episodes=0").folder
+        two_updates(tmp_path, option, f"behavior.run={left}", "behavior.lanes=1", "weights=balance")
     elif is_of_another_job(option):
         with pytest.raises(UsageError, match=f"^{group}: "):
             train(tmp_path, option)

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from pgkit.core.strata import numbered
 from pgkit.snapshot import Snapshot
 from pgkit.types import Coupling, Metrics
 
@@ -20,6 +21,9 @@ MOST_NUMBERS = 2**25
 """Numbers in one block of gradients, about 128 MiB in float32."""
 MOST_KEPT = 2**23
 """Numbers that instruments keep for each other, 32 MiB in float32."""
+
+NEIGHBOURS = 16
+"""Columns of one pass where not all of a batch are looked at."""
 
 
 @final
@@ -62,6 +66,28 @@ def chunks_in_use(snapshot: Snapshot, num_columns: int) -> Iterator[tuple[slice,
     else:
         for columns, chunk in snapshot.surrogate.gradients(snapshot.coefficients[None, :, :num_columns]):
             yield columns, chunk[0]
+
+
+def strata_of(snapshot: Snapshot) -> Tensor | None:
+    """Returns the number `[N]` of the law that each column came from; None for one law, or with a column of its own."""
+    stratum = numbered(snapshot.trajectories.behavior_id)
+    counts = torch.bincount(stratum)
+    return stratum if len(counts) > 1 and int(counts.min()) > 1 else None
+
+
+def chunks_of(snapshot: Snapshot, index: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yields (columns, gradients `[n, P]`) of the columns at `index`, ascending, some neighbours at a time.
+
+    A control variate is fitted across all columns: whoever asks for fewer asks for an estimator without one.
+    """
+    if len(index) == snapshot.coefficients.shape[1]:
+        yield from chunks_in_use(snapshot, len(index))
+        return
+    breaks = (index.diff() > 1).nonzero().squeeze(-1) + 1
+    for run in index.tensor_split(breaks.tolist()):
+        for part in run.split(NEIGHBOURS):
+            columns = slice(int(part[0]), int(part[-1]) + 1)
+            yield columns, snapshot.surrogate.gradients_of(columns, snapshot.coefficients[None, :, columns])[0]
 
 
 def obstacle(snapshot: Snapshot) -> str | None:

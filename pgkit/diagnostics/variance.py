@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from pgkit.core.moments import GradientMoments, PairMoments, independent_moments, mean_pairs, pair_moments
+from pgkit.core.strata import Sums, share_of_each
 from pgkit.diagnostics.gradients import (
     Unanswered,
     affordable,
     chunks_in_use,
+    chunks_of,
     cross_gradients,
     groups_of,
     obstacle,
+    strata_of,
 )
 from pgkit.options import Count, Range
 from pgkit.snapshot import Snapshot
@@ -32,8 +35,10 @@ class GradientVariance:
     scale the update gives its objective. Where leave-one-out couples the columns, the variance of the mean is that of
     a U-statistic, estimated without bias in groups of at most `group` columns; where a baseline is fitted to the other
     columns, the sample formula leaves out a share of order 1/N; where anything else couples them, nothing is known and
-    the values are null. Of a batch with more than `max_columns` columns the first ones are measured, and the variance
-    of the mean is still that of the whole batch.
+    the values are null. Columns of several policies are strata, and the variance of the mean is Σ_k n_k S_k² / n² of
+    the variances inside each, where each has two columns; otherwise the sample formula counts what policies differ by
+    as noise. Of a batch with more than `max_columns` columns the first ones (of each policy, in proportion) are
+    measured, and the variance of the mean is still that of the whole batch.
     """
 
     tags = (
@@ -62,6 +67,14 @@ class GradientVariance:
         measured = min(columns, self.max_columns or columns)
         if snapshot.estimator.controlled:
             measured = min(measured, affordable(snapshot, num_vectors=2))
+        stratum = strata_of(snapshot)
+        if (
+            stratum is not None
+            and snapshot.coupling != "pairwise"
+            and (measured == columns or not snapshot.estimator.controlled)
+        ):
+            moments = _stratified(snapshot, stratum, measured)
+            return dict(zip(self.tags, _values(moments), strict=True))
         mean, squares = _sums(snapshot, measured)
         if snapshot.coupling == "pairwise":
             pairs = self._pairs(snapshot)
@@ -73,14 +86,23 @@ class GradientVariance:
             )
         else:
             moments = independent_moments(mean, squares, measured).of_mean_over(columns)
-        values = (moments.per_sample_variance, moments.variance_of_mean, moments.snr, moments.expected_cosine)
-        return dict(zip(self.tags, values, strict=True))
+        return dict(zip(self.tags, _values(moments), strict=True))
 
     def _pairs(self, snapshot: Snapshot) -> PairMoments:
         """Returns the moments of the symmetric kernel whose mean over pairs of columns the estimate is."""
         columns = snapshot.coefficients.shape[1]
         groups = groups_of(columns, self.group, snapshot.scores.num_parameters)[:MOST_GROUPS]
         return mean_pairs([pair_moments(block) for block in cross_gradients(snapshot, snapshot.factors.signal, groups)])
+
+
+def _values(moments: GradientMoments) -> tuple[float | None, ...]:
+    return moments.per_sample_variance, moments.variance_of_mean, moments.snr, moments.expected_cosine
+
+
+def _stratified(snapshot: Snapshot, stratum: Tensor, most: int) -> GradientMoments:
+    """Returns the moments of the mean over columns of several policies, at most about `most` of which are measured."""
+    chunks = chunks_of(snapshot, share_of_each(stratum, most))
+    return Sums.of(((stratum[columns], chunk) for columns, chunk in chunks), torch.bincount(stratum)).moments()
 
 
 def _sums(snapshot: Snapshot, num_columns: int) -> tuple[Tensor, float]:

@@ -23,7 +23,8 @@ class Encoder(nn.Module):
     """Flattens, scales and optionally normalises observations: `[..., *obs]` to `[..., features]`.
 
     A Box is flattened in C order, uint8 images divided by 255; Discrete and MultiDiscrete become one-hot; Dict and
-    Tuple are concatenated in the order of their space. Moments stand still until `update` and are part of the state.
+    Tuple are concatenated in the order of their space, each entry at its own of `places`. Moments stand still until
+    `update` and are part of the state.
     """
 
     def __init__(self, space: spaces.Space[Any], *, normalise: bool, images: Literal["scale", "refuse"]) -> None:
@@ -32,7 +33,11 @@ class Encoder(nn.Module):
         self.normalise = normalise
         if images == "refuse" and any(_is_image(leaf) for leaf in self.leaves.values()):
             raise UsageError("policy.images: refuse, expected scale for an observation space of uint8")
-        self.features = sum(_width(leaf) for leaf in self.leaves.values())
+        self.places: dict[str, slice] = {}
+        self.features = 0
+        for name, leaf in self.leaves.items():
+            self.places[name] = slice(self.features, self.features + _width(leaf))
+            self.features += _width(leaf)
         for name, initial in (("mean", torch.zeros), ("squares", torch.zeros)):
             self.register_buffer(name, initial(self.features, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))

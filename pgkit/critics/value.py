@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from pgkit.core.convolutions import Channels, Convolutional, Convolutions
 from pgkit.core.encoder import Encoder
 from pgkit.core.networks import multilayer_perceptron
 from pgkit.core.running import deviation, merge_moments
@@ -79,6 +80,8 @@ class FittedCritic(ABC):
         *,
         outputs: int,
         action_inputs: int = 0,
+        convolutions: Literal["none"] | Convolutional = "none",
+        channels: Channels = "auto",
         observation_space: spaces.Space[Any],
         generator: torch.Generator,
         hidden_sizes: list[Count],
@@ -89,10 +92,17 @@ class FittedCritic(ABC):
         minibatch_size: Count,
     ) -> None:
         encoder = Encoder(observation_space, normalise=normalise_observations, images="scale")
-        layers = multilayer_perceptron(
-            encoder.features + action_inputs, hidden_sizes, outputs, activation=activation, init="orthogonal",
-            output_gain=1.0,
-        )  # fmt: skip
+        first: list[nn.Module] = []
+        inputs = encoder.features + action_inputs
+        if convolutions != "none":
+            seeing = Convolutions(
+                encoder.leaves, encoder.places, kind=convolutions, channels=channels, init="orthogonal", group="critic"
+            )
+            first, inputs = [seeing], seeing.num_features + action_inputs
+        rest = multilayer_perceptron(
+            inputs, hidden_sizes, outputs, activation=activation, init="orthogonal", output_gain=1.0
+        )
+        layers = nn.Sequential(*first, *rest)
         self.network = ValueNetwork(encoder, layers)
         self.optimizer = torch.optim.Adam(layers.parameters(), lr=learning_rate, fused=True)
         self.generator = generator
@@ -172,6 +182,8 @@ class ValueCritic(FittedCritic):
         *,
         observation_space: spaces.Space[Any],
         generator: torch.Generator,
+        convolutions: Literal["none", "nature", "impala"] = "none",
+        channels: Channels = "auto",
         hidden_sizes: list[Count] = [64, 64],  # noqa: B006 read only
         activation: Literal["tanh", "relu", "silu"] = "tanh",
         normalise_observations: bool = False,
@@ -180,8 +192,9 @@ class ValueCritic(FittedCritic):
         minibatch_size: Count = 256,
     ) -> None:
         super().__init__(
-            outputs=1, observation_space=observation_space, generator=generator, hidden_sizes=hidden_sizes,
-            activation=activation, normalise_observations=normalise_observations, learning_rate=learning_rate,
+            outputs=1, observation_space=observation_space, generator=generator, convolutions=convolutions,
+            channels=channels, hidden_sizes=hidden_sizes, activation=activation,
+            normalise_observations=normalise_observations, learning_rate=learning_rate,
             steps=steps, minibatch_size=minibatch_size,
         )  # fmt: skip
 

@@ -44,6 +44,7 @@ COMPANIONS = {
     ),
     "estimator=q_prop": ("critic=action_value", "critic.steps=2", "diagnostics=full"),
     "estimator=all_action": ("critic=action_value", "critic.steps=2", "diagnostics=full"),
+    "policy=cnn": ("env.kwargs={observation:image}", "policy.convolutions=impala", "policy.hidden_sizes=[8]"),
     "weights=one_step": ("returns=v_trace", *WITH_CRITIC),
     "returns=lambda_return": WITH_CRITIC,
     "returns=n_step": WITH_CRITIC,

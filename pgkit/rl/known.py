@@ -1,4 +1,4 @@
-"""Environments whose gradient is known, registered with Gymnasium under `pgkit/`.
+"""Environments whose gradient is known; `pgkit.rl.registry` makes them known to Gymnasium, under `pgkit/`.
 
 Each says in `dynamics` everything there is to know about it, so that an instrument can compare a batch's gradient with
 the exact one. An environment of yours with such an attribute is known too. All state lies in plain attributes: a deep
@@ -85,14 +85,6 @@ class Regulator(gymnasium.Env[Any, Any]):
         noise = self.dynamics.state_scale * self.np_random.standard_normal(2)
         self.state, self.time = moves @ self.state + steers @ control + noise, self.time + 1
         return self.state.astype(np.float32), reward, self.time == self.dynamics.horizon, False, {}
-
-
-def register() -> None:
-    """Returns nothing; makes the environments known to Gymnasium."""
-    names = {"ShortCorridor": "short_corridor", "Chain": "chain", "Gamble": "gamble", "Ring": "ring"}
-    for name, process in names.items():
-        gymnasium.register(f"pgkit/{name}-v0", entry_point=f"{__name__}:Tabular", kwargs={"process": process})
-    gymnasium.register("pgkit/LQR-v0", entry_point=f"{__name__}:Regulator")
 
 
 def _length(horizon: int | None, default: int) -> int:

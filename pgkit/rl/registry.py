@@ -22,11 +22,19 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, load_env_
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgkit.errors import UsageError, did_you_mean
-from pgkit.rl.known import register
 from pgkit.rl.pools import PREFIX, find_pool
 from pgkit.rl.wrappers import Wrapper
 
-register()
+# By name: what these environments say about themselves takes torch, which worker processes do without.
+_KNOWN = "pgkit.rl.known"
+for _name, _process in {
+    "ShortCorridor": "short_corridor",
+    "Chain": "chain",
+    "Gamble": "gamble",
+    "Ring": "ring",
+}.items():
+    gymnasium.register(f"pgkit/{_name}-v0", entry_point=f"{_KNOWN}:Tabular", kwargs={"process": _process})
+gymnasium.register("pgkit/LQR-v0", entry_point=f"{_KNOWN}:Regulator")
 
 _EXTRAS = {
     "gymnasium.envs.box2d": "box2d",

@@ -20,6 +20,11 @@ from tests.rl.envs import toy
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def test_what_a_worker_imports_leaves_torch_out() -> None:
+    program = "import pgkit.rl.pausable, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
 def test_a_worker_that_dies_by_itself_is_named() -> None:
     kwargs = {"fault": "die", "only": 11}
     began = time.monotonic()

@@ -16,11 +16,9 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from pgkit.core.coverage import LEVEL
 from pgkit.core.moments import kernel_sums, pair_variance
 from pgkit.types import expect
-
-LEVEL = 0.95
-"""The nominal coverage of every interval."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from typing import final
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from pgkit.core.coverage import RATIO, SNR
+
 SAFE = re.compile(r"\w[\w.=+-]*")
 """A name that may be a folder: nothing in it leads elsewhere."""
 
@@ -43,9 +45,10 @@ FIRST: tuple[Page, ...] = (
         "Estimators",
         (
             Chart("Variance over that of the estimator in use", ("panel/variance_ratio",)),
-            Chart("Variance over that of the estimator in use: intervals", ("panel/variance_ratio",), interval=True),
+            Chart(f"Variance over that of the estimator in use: intervals, {RATIO.short}", ("panel/variance_ratio",),
+                  interval=True),
             Chart("Signal-to-noise ratio, pooled", ("panel/snr",)),
-            Chart("Signal-to-noise ratio, pooled: intervals", ("panel/snr",), interval=True),
+            Chart(f"Signal-to-noise ratio, pooled: intervals, {SNR.short}", ("panel/snr",), interval=True),
             Chart("Cosine with the estimator in use", ("panel/cosine",)),
             Chart("Variance of the mean, this batch", ("panel/variance_of_mean",)),
             Chart("Variance of one trajectory, this batch", ("panel/per_sample_variance",)),
@@ -55,7 +58,7 @@ FIRST: tuple[Page, ...] = (
         "Noise scale and batch",
         (
             Chart("Noise scale (trajectories)", ("noise_scale/trajectories",)),
-            Chart("Noise scale (trajectories): interval", ("noise_scale/trajectories",), interval=True),
+            Chart(f"Noise scale (trajectories): interval, {SNR.short}", ("noise_scale/trajectories",), interval=True),
             Chart("Batch over noise scale", ("noise_scale/batch_fraction",)),
         ),
     ),
@@ -75,8 +78,10 @@ FIRST: tuple[Page, ...] = (
         (
             Chart("Variance: critic over leave-one-out, corrected critic over critic", (
                   "critic_lag/value_ratio", "critic_lag/corrected_ratio")),
-            Chart("Variance: critic over leave-one-out, interval", ("critic_lag/value_ratio",), interval=True),
-            Chart("Variance: corrected critic over critic, interval", ("critic_lag/corrected_ratio",), interval=True),
+            Chart(f"Variance: critic over leave-one-out, interval, {RATIO.short}", ("critic_lag/value_ratio",),
+                  interval=True),
+            Chart(f"Variance: corrected critic over critic, interval, {RATIO.short}", ("critic_lag/corrected_ratio",),
+                  interval=True),
         ),
     ),
     (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
+from pgkit.core.coverage import RATIO, SNR
 from pgkit.reporting.advice import names_in
 from pgkit.reporting.figures import Course, Row, courses_figure, rows_figure, stack_figure
 from pgkit.reporting.more_advice import STEP, WHOLE
@@ -36,7 +37,8 @@ def signal(run: Run, runs: Sequence[Run]) -> list[Element]:
     pooled = tag.startswith("panel/")
     bounded = f"{tag}_low" in run.series
     caption = (
-        "Pooled over the last measurements, in its interval; shaded: unresolved, as the interval reaches 0 or below."
+        f"Pooled over the last measurements, in its interval, which covers {SNR.short} as measured; shaded: "
+        "unresolved, as the interval reaches 0 or below."
         if bounded
         else "Pooled over the last measurements; no interval yet, as too few trajectories are pooled."
         if pooled
@@ -62,7 +64,7 @@ def estimators(run: Run, runs: Sequence[Run]) -> list[Element]:
         rows_figure(
             rows, label=label, level=1.0, kind="log", names=VERDICTS,
             beside=[row for each in runs for row in _ratios(each)],
-            caption="The last pooled window: a dot in its interval. The line at 1 is the estimator in use.",
+            caption=f"The last pooled window: a dot in its {RATIO.short} interval. At 1: the estimator in use.",
         ),
         courses_figure(
             _panel_courses(run, names), label=f"{label}, over steps", kind="log", levels=(1.0,),
@@ -83,7 +85,10 @@ def noise_scale(run: Run, runs: Sequence[Run]) -> list[Element]:
         ]
 
     everything = [course for each in runs for course in courses(each)]
-    caption = "Trajectories. Where the batch lies above the band, samples are likely wasted."
+    caption = (
+        f"Trajectories; the band is an interval, which covers {SNR.short} as measured. Where the batch lies above it, "
+        "samples are likely wasted."
+    )
     label = "noise scale and batch over steps"
     return [courses_figure(courses(run), label=label, caption=caption, beside=everything, kind="log")]
 
@@ -124,7 +129,7 @@ def critic_lag(run: Run, runs: Sequence[Run]) -> list[Element]:
         ]
 
     everything = [course for each in runs for course in courses(each)]
-    caption = "Ratios of the variance of the mean, pooled, in their intervals. Below 1: less noisy."
+    caption = f"Ratios of the variance of the mean, pooled, in their {RATIO.short} intervals. Below 1: less noisy."
     label = "critic lag over steps"
     own = courses(run)
     return [courses_figure(own, label=label, caption=caption, beside=everything, kind="log", levels=(1.0,))]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from pgkit.core.coverage import RATIO, SNR
+
 
 @final
 @dataclass(frozen=True)
@@ -28,20 +30,20 @@ OUTCOME = Formula(
 )
 SIGNAL = Formula(
     "snr = (|ĝ|² − v) / v, v = tr Cov(ĝ): the gradient's squared length without the share of its noise, over that "
-    "noise. Expected cosine with the true gradient ≈ 1/√(1 + 1/snr). Pooled over the last measurements; the interval "
-    "is a jackknife over trajectories, nominally 95 %, and unresolved means that its lower end is not above 0.",
+    "noise. Expected cosine with the true gradient ≈ 1/√(1 + 1/snr). Pooled over the last measurements. The interval, "
+    f"a jackknife over trajectories, {SNR.long}; unresolved means that its lower end is not above 0.",
     (_JACKKNIFE,),
 )
 ESTIMATORS = Formula(
     "variance_ratio = Σ v_name / Σ v_current over the last measurements, v = tr Cov of the mean of a batch, both from "
     "the same trajectories. The estimate is linear in its coefficients c, ĝ = Σ_i c_i ∇ log π(a_i|s_i), so one batch "
-    "answers for every estimator. The interval is a jackknife on the log scale, nominally 95 %. It shows no bias.",
+    f"answers for every estimator. The interval, a jackknife on the log scale, {RATIO.long}. It shows no bias.",
     (_arxiv("Schulman et al. 2016", "1506.02438"), _JACKKNIFE),
 )
 NOISE_SCALE = Formula(
     "noise scale = tr Cov(g) / |E g|², g the gradient of one trajectory: the batch at which signal and noise of the "
     "mean are equal. Updates to a goal ∝ 1 + scale/batch, samples ∝ batch + scale: above the scale samples are wasted. "
-    "batch_fraction = batch / scale.",
+    f"batch_fraction = batch / scale. The interval, a jackknife over trajectories, {SNR.long}.",
     (_arxiv("McCandlish et al. 2018", "1812.06162"),),
 )
 DECOMPOSITION = Formula(
@@ -53,7 +55,7 @@ DECOMPOSITION = Formula(
 CRITIC_LAG = Formula(
     "value_ratio = variance of the mean with the critic as the baseline over that with leave-one-out; corrected_ratio "
     "= that of the critic after its affine correction of least variance over the critic itself. Near 1 or above, the "
-    "critic earns nothing on these batches.",
+    f"critic earns nothing on these batches. The interval, a jackknife on the log scale, {RATIO.long}.",
     (_MIRAGE,),
 )
 DIAL = Formula(

@@ -21,7 +21,8 @@ class Snapshot:
     row. `before` is the policy that the gradient was taken at, `policy` the one that the update left, `scores` those at
     `before`; `coefficients` are factors.scale times (signal − baseline), standardised or not. `preview` maps a mean
     gradient over columns `[P]` to the change of the parameters `[P]` that the update would have made of it; None
-    unless an instrument that is due needs it and the update can tell. `kept` is what one instrument found and another
+    unless an instrument that is due needs it and the update can tell. `reweighted` maps numbers `[n]` of columns to the
+    log weights `[T, n]` that these have as a batch of their own, under the weights in use at `before`. `kept` is what one instrument found and another
     will want, by name.
     """
 
@@ -37,6 +38,7 @@ class Snapshot:
     preview: Callable[[Tensor], Tensor] | None = None
     kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     rows: Scores | None = None
+    reweighted: Callable[[Tensor], Tensor] | None = None
 
     @property
     def surrogate(self) -> Scores:

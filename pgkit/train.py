@@ -31,7 +31,9 @@ def learn(
         parts.policy, parts.critic, parts.returns, parts.baseline, parts.update
     )  # fmt: skip
     estimator = parts.estimator
-    instruments = Instruments(parts.diagnostics, policy, estimator=estimator, coupling=parts.coupling, update=update)
+    instruments = Instruments(
+        parts.diagnostics, policy, estimator=estimator, coupling=parts.coupling, update=update, weights=parts.weights
+    )
     act = parts.behavior.actor()
     while journal.env_steps < total_steps and not interrupts.requested:
         batch = parts.collector.collect(act, policy.law, parts.streams.policy)

@@ -73,14 +73,14 @@ def mixture_shares(
     """Returns the share α_k of every policy in the mixture, double; they sum to 1.
 
     n_k/n, each column counting `discount` times where given; `defensive` is then the share of policy 0, and the others
-    keep their proportions.
+    keep their proportions. A policy without columns has the share 0, and drops out.
     Shapes: behavior_id and discount `[N]`; the result `[K]`.
     Source: Hesterberg 1995 (Technometrics 37:185) for the defensive share.
     """
     counted = torch.ones_like(behavior_id).double() if discount is None else discount.double()
     counts = counted.new_zeros(num_behaviors).index_add_(0, behavior_id, counted)
     shares = counts / counts.sum()
-    if defensive is None or num_behaviors == 1 or not counts[1:].any():
+    if defensive is None or not counts[0] or not counts[1:].any():
         return shares
     others = (1 - defensive) * counts[1:] / counts[1:].sum()
     return torch.cat([shares.new_tensor([defensive]), others])

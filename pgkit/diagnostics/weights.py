@@ -77,7 +77,7 @@ class WeightHealth:
         lowest = torch.where(in_use <= -LIMIT, -torch.inf, in_use)
         used = lowest[mask] if self.kind == "step" else lowest[-1]
         metrics |= _named("", used)
-        mass, error = missing_mass(_over_all(ratio, batch) if self.kind == "prefix" else ratio[mask], LIMIT)
+        mass, error = missing_mass(unbiased_log_weight(ratio, batch) if self.kind == "prefix" else ratio[mask], LIMIT)
         metrics["weights/clamped"] = float(bounded.sum())
         metrics["weights/renyi_divergence"] = renyi_divergence(used)
         metrics["weights/missing_mass"] = mass
@@ -119,7 +119,7 @@ def _named(group: str, weights: Tensor) -> Metrics:
     return {f"weights/{group}{name}": value for name, value in zip(FIELDS, found, strict=True)}
 
 
-def _over_all(ratio: Tensor, batch: Trajectories) -> Tensor:
+def unbiased_log_weight(ratio: Tensor, batch: Trajectories) -> Tensor:
     """Returns the unbiased log weight of every column, `[N]`: over the mixture where what all policies say is known."""
     if batch.log_densities is None:
         return cumulated(ratio, per_decision=False)[-1]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pgkit.core.action_terms import RowTerms
 from pgkit.core.scores import Scores
+from pgkit.experience import Weights
 from pgkit.objectives import Update
 from pgkit.protocols import Estimator
 from pgkit.rl.factors import LogProbability, scores_of
@@ -34,13 +35,14 @@ class Instruments:
         estimator: Estimator,
         coupling: Coupling,
         update: Update,
+        weights: Weights | None = None,
     ) -> None:
         self._diagnostics = dict(diagnostics)
         self._estimator = estimator
         self._before = copy.deepcopy(policy)
         self._log_probability, self._rows = LogProbability(self._before), RowTerms(self._before, estimator.terms)
         self._coupling = coupling
-        self._update = update
+        self._update, self._weights = update, weights
         self._preview: Callable[[Tensor], Tensor] | None = None
         self._due: list[Diagnostic] = []
 
@@ -81,11 +83,19 @@ class Instruments:
             scores=scores,
             rows=rows,
             preview=self._preview_of_columns(factors),
+            reweighted=self._reweighted(trajectories),
         )
         metrics: Metrics = {}
         for diagnostic in self._due:
             metrics |= diagnostic.measure(snapshot)
         return metrics
+
+    def _reweighted(self, trajectories: Trajectories) -> Callable[[Tensor], Tensor] | None:
+        """Returns the log weights of some columns by themselves as a function of their numbers."""
+        weights = self._weights
+        if weights is None:
+            return None
+        return lambda columns: weights.log_weight(self._before, trajectories.columns(columns))
 
     def _preview_of_columns(self, factors: Factors) -> Callable[[Tensor], Tensor] | None:
         """Returns the update's step as a function of the mean gradient over columns, whatever the update averages."""

@@ -221,7 +221,7 @@ def test_equal_outcomes_have_no_variance_and_no_ratio() -> None:
 def test_the_dials_error_is_squared_bias_plus_variance_and_its_bias_that_against_lambda_one() -> None:
     problem = Enumeration(CHAIN)
     seen = snapshot(problem, COLUMNS, Value(), LambdaReturn(gamma=GAMMA, lam=0.5), error=2.0)
-    dial = Dial(gamma=GAMMA, lambdas=[0.5, 1.0])
+    dial = Dial(facts=FACTS, gamma=GAMMA, lambdas=[0.5, 1.0])
     metrics = dial.measure(seen)
     gradients = seen.scores.per_sample(seen.coefficients)
     whole = snapshot(problem, COLUMNS, Value(), LambdaReturn(gamma=GAMMA, lam=1.0), error=2.0)
@@ -266,7 +266,7 @@ def test_what_reads_a_critic_answers_nothing_without_one(
 ) -> None:
     seen = snapshot(Enumeration(CHAIN), COLUMNS, Zero(), RewardToGo(gamma=GAMMA))
     without = replace(seen, factors=replace(seen.factors, values=None))
-    made = instrument(gamma=GAMMA)
+    made = Dial(facts=FACTS, gamma=GAMMA) if instrument is Dial else CriticLag(gamma=GAMMA)
     with caplog.at_level(logging.WARNING, logger="pgkit"):
         assert [made.measure(without) for _ in range(2)] == 2 * [dict.fromkeys(made.tags)]
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [

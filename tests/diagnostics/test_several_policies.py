@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pgkit.baselines.batch import LeaveOneOut
 from pgkit.baselines.constant import Zero
 from pgkit.core.strata import share_of_each
+from pgkit.core.trajectory_weights import mixture_shares
 from pgkit.diagnostics.candidates import candidate
 from pgkit.diagnostics.comparison import Comparison, findings
+from pgkit.diagnostics.dial import Dial
 from pgkit.diagnostics.variance import GradientVariance
+from pgkit.diagnostics.weight_dial import WeightDial
+from pgkit.errors import UsageError
 from pgkit.protocols import Baseline
-from pgkit.snapshot import Snapshot
-from pgkit.types import Coupling
+from pgkit.snapshot import Facts, Snapshot
+from pgkit.types import Coupling, Metrics, WeightKind
 from pgkit.weights.mixtures import Balance, ConstantMixture
+from pgkit.weights.ratios import PerDecision
+from tests.weights import batches
 from tests.weights.batches import ESTIMATOR, GAMMA, TREE, Pool
+from tests.weights.test_exact import FORMS, truncated
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 
@@ -45,8 +54,9 @@ def snapshot(
     factors = pool.factors(drawn, ids, weights)
     reference = (baseline or Zero()).value(factors)
     assert factors.scores is not None
+    batch = pool.trajectories(drawn, ids)
     return Snapshot(
-        trajectories=pool.trajectories(drawn, ids),
+        trajectories=batch,
         factors=factors,
         baseline=reference,
         coefficients=ESTIMATOR.coefficients(factors, reference),
@@ -55,6 +65,7 @@ def snapshot(
         before=pool.target.policy,
         policy=pool.target.policy,
         scores=factors.scores,
+        reweighted=lambda columns: weights.log_weight(pool.target.policy, batch.columns(columns)),
     )
 
 
@@ -109,3 +120,98 @@ def test_a_policy_with_a_single_column_leaves_the_sample_formula() -> None:
     found = GradientVariance().measure(seen)
     gradients = seen.scores.per_sample(seen.coefficients)
     assert found["gradient/variance_of_mean"] == pytest.approx(float(gradients.var(dim=0).sum()) / 5, rel=1e-10)
+
+
+def facts(batches: int = 2, kind: WeightKind | None = "prefix") -> Facts:
+    return Facts(env="Toy", columns=2, whole_episodes=True, has_values=False, layout={}, batches=batches, weights=kind)
+
+
+def weight_dial(batches: int = 2, windows: Sequence[int] | None = None) -> WeightDial:
+    return WeightDial(facts=facts(batches), clips=[1.1], windows=windows, pooled=20, max_columns=None)
+
+
+@pytest.mark.parametrize("seeds", [(4, 5), (5, 6)])
+@pytest.mark.parametrize("name", ["balance", "constant decay", "balance truncate", "trajectory"])
+def test_squared_bias_and_variance_of_clips_and_windows_are_those_of_their_estimates(
+    name: str, seeds: tuple[int, ...]
+) -> None:
+    """The mean over every batch, before anything is cut at 0, is |E ĝ − ∇J|² and tr Cov ĝ by the definition."""
+    pool, (make, form) = Pool(TREE, seeds), FORMS[name]
+    weights = make()
+    names = ("clip_current", "clip_1.1", "window_1", "window_2")
+    mean, square = dict.fromkeys(names, np.zeros(())), dict.fromkeys(names, 0.0)
+    bias, variance = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for drawn, chance in pool.batches(TWO):
+        measured, found = weight_dial().settings(snapshot(pool, drawn, TWO, weights=weights))
+        assert measured == 4 and set(found) == set(names)
+        whole = pool.defined(drawn, TWO, form, batches.zero)
+        estimates = {
+            "clip_current": whole, "window_2": whole,
+            "clip_1.1": pool.defined(drawn, TWO, truncated(form, 1.1), batches.zero),
+            "window_1": pool.defined(drawn[:2], TWO[:2], form, batches.zero),
+        }  # fmt: skip
+        for each, estimate in estimates.items():
+            mean[each] = mean[each] + chance * estimate
+            square[each] += chance * float(estimate @ estimate)
+            bias[each] += chance * found[each].bias_squared
+            variance[each] += chance * found[each].variance_of_mean
+    for each in names:
+        distance = mean[each] - pool.gradient().numpy()
+        assert bias[each] == pytest.approx(float(distance @ distance), abs=1e-10), each
+        assert variance[each] == pytest.approx(square[each] - float(mean[each] @ mean[each]), abs=1e-10), each
+
+
+def test_the_window_of_all_batches_is_the_weights_in_use_and_a_policy_outside_has_no_share() -> None:
+    seen = snapshot(three(), DRAWN, MANY)
+    _, found = weight_dial(3).settings(seen)
+    assert found["window_3"].variance_of_mean == pytest.approx(found["clip_current"].variance_of_mean, rel=1e-12)
+    assert seen.reweighted is not None
+    young = torch.arange(8)
+    by_two = Balance().log_weight(three().target.policy, Pool(TREE, (4, 5)).trajectories(DRAWN[:8], MANY[:8]))
+    torch.testing.assert_close(seen.reweighted(young), by_two, rtol=0, atol=1e-12)
+    defensive = mixture_shares(torch.tensor([1, 1, 2]), 4, defensive=0.5)
+    torch.testing.assert_close(defensive, torch.tensor([0, 2 / 3, 1 / 3, 0]))
+
+
+def test_clip_and_window_of_least_error_are_named_once_enough_is_pooled() -> None:
+    dial = Dial(facts=facts(3), gamma=GAMMA, clips=[1.0, 5.0])
+    seen = snapshot(three(), DRAWN, MANY)
+    found: Metrics = {}
+    for _ in range(7):
+        assert found.get("dial/best_clip") is None
+        found = dial.measure(seen)
+    assert set(found) == set(dial.tags)
+    for knob, names in (("clip", ("current", "1", "5")), ("window", ("1", "2", "3"))):
+        errors = [found[f"dial/{knob}_{name}/mean_squared_error"] or 0.0 for name in names]
+        best = names[errors.index(min(errors))]
+        assert found[f"dial/best_{knob}"] == (0.0 if best == "current" else float(best))
+    assert found["dial/clip_5/mean_squared_error"] == found["dial/clip_current/mean_squared_error"]  # at most 2 here
+
+
+def test_on_policy_there_are_no_clips_and_no_windows() -> None:
+    assert all("lambda" in tag for tag in Dial(facts=facts(1, None), gamma=GAMMA).tags)
+    behavior = Dial(facts=facts(1), gamma=GAMMA).tags
+    assert "dial/best_clip" in behavior and not any("window" in tag for tag in behavior)
+
+
+def test_windows_of_more_batches_than_are_kept_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^diagnostics.dial.windows: 5, expected at most the 4 of reuse.batches$"):
+        weight_dial(4, [1, 5])
+
+
+@pytest.mark.parametrize(
+    ("seen", "word"),
+    [
+        (lambda: snapshot(three(), DRAWN, MANY, weights=PerDecision()), "whole trajectories"),
+        (lambda: snapshot(three(), DRAWN[:5], (0, 0, 1, 1, 2)), "single column"),
+        (lambda: snapshot(three(), DRAWN, MANY, coupling="batch"), "statistic of the whole batch"),
+    ],
+)
+def test_what_cannot_be_judged_is_null_with_one_reason(
+    seen: Callable[[], Snapshot], word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dial = weight_dial(3)
+    with caplog.at_level(logging.WARNING, logger="pgkit"):
+        assert [dial.measure(seen()) for _ in range(2)] == 2 * [dict.fromkeys(dial.tags)]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert word in message

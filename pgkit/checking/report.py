@@ -40,7 +40,7 @@ def speed_table(speeds: Sequence[Speed]) -> Table:
     """Returns one line a form and number of lanes; ratios are taken round by round."""
     shown = Table(caption="median of the rounds, lowest and highest in brackets", caption_justify="left")
     shown.add_column("form", no_wrap=True)
-    for name in ("lanes", "steps/s", "µs a step", "times sync"):
+    for name in ("lanes", "steps a second", "µs a step", "times sync"):
         shown.add_column(name, justify="right", no_wrap=True)
     before = None
     for speed in speeds:

@@ -87,10 +87,12 @@ FIRST: tuple[Page, ...] = (
     (
         "Dial",
         (
-            Chart("Mean squared error by λ", ("dial/mean_squared_error",)),
-            Chart("Squared bias by λ", ("dial/bias_squared",)),
-            Chart("Variance of the mean by λ", ("dial/variance_of_mean",)),
+            Chart("Mean squared error by λ, clip, window", ("dial/mean_squared_error",)),
+            Chart("Squared bias by λ, clip, window", ("dial/bias_squared",)),
+            Chart("Variance of the mean by λ, clip, window", ("dial/variance_of_mean",)),
             Chart("λ of least error", ("dial/best_lambda",)),
+            Chart("Clip of least error (0: the weights in use)", ("dial/best_clip",)),
+            Chart("Batches of least error", ("dial/best_window",)),
         ),
     ),
     (

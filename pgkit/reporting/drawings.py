@@ -14,6 +14,11 @@ from pgkit.reporting.scales import tick_label
 
 LESS, ALIKE, MORE = 2, 8, 1
 """Colours of what a ratio amounts to."""
+DIALS = {
+    "lambda": ("by λ", "λ"),
+    "clip": ("by the bound of the weights", "weights cut at"),
+    "window": ("by the batches used", "newest batches"),
+}
 VERDICTS = {"less noisy": LESS, "cannot be told apart, or no interval yet (hollow)": ALIKE, "noisier": MORE}
 
 
@@ -136,20 +141,25 @@ def critic_lag(run: Run, runs: Sequence[Run]) -> list[Element]:
 
 
 def dial(run: Run, runs: Sequence[Run]) -> list[Element]:
-    """Returns squared bias and variance by λ, stacked."""
-    latest, parts = run.latest, ("bias_squared", "variance_of_mean")
-    stacks = []
-    for name in names_in(latest, "dial", "mean_squared_error"):
-        tags = [f"dial/{name}/{part}" for part in parts]
-        stacks.append((name.removeprefix("lambda_"), [(tag, latest.get(tag) or 0.0) for tag in tags]))
-    best = latest.get("dial/best_lambda")
-    return [
-        stack_figure(
-            stacks, names=("squared bias", "variance of the mean"), label="squared error of the gradient by λ",
-            caption=f"The height is the squared error of the gradient{'.' if best is None else '; its least is bold.'}",
-            x_label="λ", chosen=None if best is None else f"{best:g}",
-        )
-    ]  # fmt: skip
+    """Returns squared bias and variance, stacked: by λ, by clip of the weights, by window of batches."""
+    latest, figures = run.latest, []
+    for knob, (way, axis) in DIALS.items():
+        prefix, stacks = f"{knob}_", []
+        for name in names_in(latest, "dial", "mean_squared_error"):
+            if name.startswith(prefix):
+                tags = [f"dial/{name}/{part}" for part in ("bias_squared", "variance_of_mean")]
+                setting = "in use" if name == "clip_current" else name.removeprefix(prefix)
+                stacks.append((setting, [(tag, latest.get(tag) or 0.0) for tag in tags]))
+        best, label = latest.get(f"dial/best_{knob}"), f"squared error of the gradient {way}"
+        if stacks:
+            chosen = None if best is None else "in use" if knob == "clip" and not best else f"{best:g}"
+            figures.append(
+                stack_figure(
+                    stacks, names=("squared bias", "variance of the mean"), label=label, x_label=axis, chosen=chosen,
+                    caption=f"The height is the {label}{'.' if chosen is None else '; its least is bold.'}",
+                )
+            )  # fmt: skip
+    return figures
 
 
 def layers(run: Run, runs: Sequence[Run]) -> list[Element]:

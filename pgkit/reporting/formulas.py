@@ -60,7 +60,9 @@ CRITIC_LAG = Formula(
 )
 DIAL = Formula(
     "mean squared error(λ) = |E g_λ − E g_1|² + tr Cov(ĝ_λ). The bias is that against λ = 1, without the share of the "
-    "noise: |d̄|² − tr Cov(d)/n for d = g_λ − g_1 on the same trajectories, not below 0.",
+    "noise: |d̄|² − tr Cov(d)/n for d = g_λ − g_1 on the same trajectories, not below 0. Of a clip or a window the bias "
+    "is that against the newest batch alone under unbiased weights, |Σ d_i|² − Σ_k n_k S_k²(d): d_i is the difference "
+    "of the two contributions of column i and S_k² the variance inside the columns of policy k.",
     (_arxiv("Schulman et al. 2016", "1506.02438"),),
 )
 LAYERS = Formula(

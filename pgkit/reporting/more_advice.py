@@ -7,6 +7,8 @@ from pgkit.reporting.words import listed, percent, short
 
 STEP = ("trajectory", "action", "state")
 WHOLE = ("transition", "action", "start")
+KNOBS = {"lambda": "returns.lam", "clip": "weights.truncate", "window": "reuse.batches"}
+"""What the dials judge, and the key that sets it."""
 WORTH = 0.3
 """Effective share of a batch below which keeping it costs more noise than it has data."""
 TRUSTED = 0.7
@@ -57,21 +59,40 @@ def decomposition(metrics: Known) -> Advice | None:
 
 
 def dial(metrics: Known) -> Advice | None:
-    """Returns the λ of least error, and how much its rank is worth."""
+    """Returns the λ, clip and window of least error, and how much their rank is worth."""
     names = names_in(metrics, "dial", "mean_squared_error")
-    if not names:
+    knobs = [knob for knob in KNOBS if any(name.startswith(f"{knob}_") for name in names)]
+    if not knobs:
         return None
-    best = metrics.get("dial/best_lambda")
-    if best is None:
-        return Advice("Unresolved: too few trajectories are pooled to call a λ best; read the dial again later.")
-    name = f"lambda_{best:g}"
-    error, bias = (metrics.get(f"dial/{name}/{part}") for part in ("mean_squared_error", "bias_squared"))
-    share = f", {percent(bias / error)} of it squared bias" if error and bias is not None else ""
-    height = "" if error is None else f" ({short(error)}{share})"
-    return Advice(
-        f"The estimated squared error is least at λ = {best:g}{height}, but no interval stands behind the order, so "
-        f"take neighbours of like height for equal and set returns.lam={best:g} only where it stays best."
+    best = {knob: value for knob in knobs if (value := metrics.get(f"dial/best_{knob}")) is not None}
+    if not best:
+        word = "λ" if knobs[0] == "lambda" else knobs[0]
+        return Advice(f"Unresolved: too few trajectories are pooled to call a {word} best; read the dial again later.")
+    places, settings = [], []
+    for knob, value in best.items():
+        name = f"{knob}_{value:g}" if knob != "clip" or value else "clip_current"
+        error, bias = (metrics.get(f"dial/{name}/{part}") for part in ("mean_squared_error", "bias_squared"))
+        share = f", {percent(bias / error)} of it squared bias" if error and bias is not None else ""
+        height = "" if error is None else f" ({short(error)}{share})"
+        places.append(f"{_place(knob, value)}{height}")
+        if value or knob == "lambda":
+            settings.append("reuse=none" if knob == "window" and value == 1 else f"{KNOBS[knob]}={value:g}")
+    stays = f" and set {listed(settings)} only where that stays best" if settings else ""
+    shrunk = (
+        ", bear in mind that a clip shrinks the gradient and so the error of any noisy one" if "clip" in best else ""
     )
+    return Advice(
+        f"The estimated squared error is least {listed(places)}, but no interval stands behind the order, so "
+        f"take neighbours of like height for equal{shrunk}{stays}."
+    )
+
+
+def _place(knob: str, value: float) -> str:
+    if knob == "lambda":
+        return f"at λ = {value:g}"
+    if knob == "clip":
+        return f"with weights cut at {value:g}" if value else "with the weights as they are"
+    return "with the newest batch alone" if value == 1 else f"with the newest {value:g} batches"
 
 
 def layers(metrics: Known) -> Advice | None:
@@ -108,8 +129,8 @@ def weights(metrics: Known) -> Advice | None:
         )  # fmt: skip
     spent = [lag for lag, value in lags.items() if value < WORTH]
     if spent and (share is None or share < 0.5 or spent[0] > 1):
-        following = "reuse.batches=1, or smaller steps" if spent[0] == 1 else f"reuse.batches={spent[0]}"
-        return Advice(f"{said}; try {following}: what is older adds noise rather than data.", 1)
+        following = "reuse=none, or smaller steps" if spent[0] == 1 else f"reuse.batches={spent[0]}"
+        return Advice(f"{said}; try {following}: what is older hardly adds data.", 1)
     if tail is not None and tail > TRUSTED:
         return Advice(
             f"{said}; a few weights carry the estimate (Pareto k {short(tail)}, trusted to 0.7), so its error bars are "

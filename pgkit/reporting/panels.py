@@ -96,7 +96,7 @@ PANELS = (
         formula=formulas.DECOMPOSITION, switch=CRITIC, wide=True,
     ),
     Panel(
-        key="dial", title="Bias and variance over λ", needs=("dial/",), areas=("dial/",),
+        key="dial", title="Bias and variance by λ, clip and window", needs=("dial/",), areas=("dial/",),
         say=lambda run: more_advice.dial(run.latest), draw=drawings.dial, formula=formulas.DIAL, switch=CRITIC,
     ),
     Panel(

@@ -153,7 +153,30 @@ def test_the_dial_says_that_no_interval_stands_behind_its_order() -> None:
     metrics = {"dial/lambda_0.9/mean_squared_error": 4.0, "dial/lambda_0.9/bias_squared": 1.0, "dial/best_lambda": 0.9}
     text = said(more_advice.dial(metrics))
     assert "25 % of it squared bias" in text and "no interval" in text
+    assert "set returns.lam=0.9 only where that stays best" in text
     assert said(more_advice.dial({**metrics, "dial/best_lambda": None})).startswith("Unresolved")
+
+
+@pytest.mark.parametrize(
+    ("clip", "window", "words"),
+    [
+        (2.0, 3.0, ("cut at 2 (3.00, 50 % of it", "newest 3 batches (2.00)", "weights.truncate=2 and reuse.batches=3")),
+        (0.0, 1.0, ("weights as they are (5.00)", "newest batch alone", "set reuse=none only")),
+        (None, 3.0, ("least with the newest 3 batches", "set reuse.batches=3 only")),
+        (0.0, None, ("weights as they are",)),
+    ],
+)
+def test_the_dial_names_clip_and_window_and_what_a_clip_does_besides(
+    clip: float | None, window: float | None, words: tuple[str, ...]
+) -> None:
+    errors = {"clip_current": 5.0, "clip_2": 3.0, "window_1": 6.0, "window_3": 2.0}
+    metrics = {f"dial/{name}/mean_squared_error": error for name, error in errors.items()}
+    known: Known = {**metrics, "dial/clip_2/bias_squared": 1.5, "dial/best_clip": clip, "dial/best_window": window}
+    text = said(more_advice.dial(known))
+    assert all(word in text for word in words)
+    assert ("shrinks the gradient" in text) is (clip is not None) and (" set " in text) is (clip != 0 or window == 1)
+    nothing = {**known, "dial/best_clip": None, "dial/best_window": None}
+    assert said(more_advice.dial(nothing)).startswith("Unresolved: too few trajectories are pooled to call a clip best")
 
 
 def test_a_noise_scale_without_an_upper_end_is_held_to_its_lower_one() -> None:
@@ -206,7 +229,7 @@ def test_old_batches_are_worth_what_they_say_and_the_spent_ones_are_named() -> N
     text = said(more_advice.weights(health(0.45, lag_1=0.7, lag_2=0.4, lag_3=0.2, alarm=0.0)))
     assert "70 % at lag 1, 40 % at lag 2 and 20 % at lag 3" in text and "try reuse.batches=3" in text
     text = said(more_advice.weights(health(0.45, lag_1=0.2)))
-    assert "reuse.batches=1, or smaller steps" in text
+    assert "reuse=none, or smaller steps" in text
     assert said(more_advice.weights(health(0.9, lag_1=0.8))).endswith("nothing to do.")
 
 

@@ -5,7 +5,6 @@ Hydra composes; here its mistakes become one line in pgkit's words. Nothing in t
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from pgkit.errors import UsageError
 from pgkit.schema.checks import ALLOWED_IN_WORDS, RESERVED, check_hydra, check_tree, is_allowed
 from pgkit.schema.commands import check_commands, groups_of, without_fit
 from pgkit.schema.overrides import checked_overrides, forced, search_path, split_sweep, without_sweeps
+from pgkit.schema.targets import class_of, maker, parts_of
 from pgkit.schema.values import show
 
 VERSION_BASE = "1.3"
@@ -116,8 +116,8 @@ def build(
     """Returns the object that a node describes: its `_target_`, called with its keys and what the program hands over.
 
     `runtime` goes to every constructor, `offers` to those that name it. The one place where a configuration becomes an
-    object. A prefix decides what may be imported; the class found must then say itself that it lives in an allowed
-    package, because modules hold much that is not theirs.
+    object. A node inside a node is plain values, unless the constructor asks for a `Part`: then what it gets is a
+    function that makes the object.
 
     Raises: UsageError where the target is not allowed, is no class, refuses its keys or is not what is expected.
     """
@@ -126,12 +126,15 @@ def build(
     target = keywords.pop("_target_", None)
     if not isinstance(target, str) or not is_allowed(target, trusted):
         raise UsageError(f"{name}: {show(target)}, expected {ALLOWED_IN_WORDS}")
-    for key in _keys(keywords):
+    inner = {key: keywords.pop(key) for key in parts_of(target) if key in keywords}
+    beneath = [{k: v for k, v in each.items() if k != "_target_"} for each in inner.values() if isinstance(each, dict)]
+    for key in _keys([keywords, *beneath]):
         if key == "_target_" or key in RESERVED:
             raise UsageError(f"{name}: {key} inside {target}, expected plain values")
     if taken := sorted(set(keywords) & {*runtime, *offers}):
         raise UsageError(f"{name}.{taken[0]}: set in the configuration, expected to be left to the program")
-    kind = _class(name, target, trusted)
+    kind = class_of(name, target, trusted)
+    keywords |= {key: maker(f"{name}.{key}", each, trusted) for key, each in inner.items()}
     runtime |= {key: value for key, value in offers.items() if key in inspect.signature(kind).parameters}
     try:
         inspect.signature(kind).bind(**keywords, **runtime)
@@ -143,17 +146,6 @@ def build(
     if not isinstance(made, expects):
         raise UsageError(f"{name}: {target}, expected a class with the methods of {expects.__name__}")
     return made
-
-
-def _class(name: str, target: str, trusted: Sequence[str]) -> type:
-    module, _, attribute = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # importing a plug-in runs its author's code
-        raise UsageError(f"{name}: {target} cannot be imported: {error}") from error
-    if not inspect.isclass(found) or not is_allowed(f"{found.__module__}.{found.__qualname__}", trusted):
-        raise UsageError(f"{name}: {target} is no class of {module.partition('.')[0]}'s own, expected one that is")
-    return found
 
 
 def _keys(value: Any) -> Iterator[str]:

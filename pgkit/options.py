@@ -6,8 +6,9 @@ Nothing here imports torch, so that a mistake on the command line is answered be
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +33,6 @@ Index = Annotated[int, Range(least=0)]
 Fraction = Annotated[float, Range(least=0, most=1)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
+
+Part = Annotated[Callable[..., Any], "a class and its keywords"]
+"""A node inside a node: what a constructor gets is a function that makes the object."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +113,18 @@ def example(number: int) -> str:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def test_the_readme_trains_a_network_of_ones_own(tmp_path: Path) -> None:
+    section = read("README.md").partition("## A network of your own")[2]
+    (tmp_path / "mynets.py").write_text(section.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    line = next(line.strip() for line in section.splitlines() if line.startswith("    python -m"))
+    command = [sys.executable, *shlex.split(line)[1:], "total_steps=500", "evaluation.episodes=0"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (config,) = tmp_path.glob("runs/*/*/*/.hydra/config.yaml")
+    assert "_target_: mynets.Gated" in config.read_text(encoding="utf-8")
 
 
 def test_the_readme_example_estimates_a_gradient_within_its_error_bar() -> None:

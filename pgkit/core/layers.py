@@ -1,4 +1,4 @@
-"""Two layers that the batched gradients know: a tanh that is fast on CPUs, and a parameter repeated for every row."""
+"""Layers that the batched gradients know: a fast tanh, a repeated parameter, and one they cannot see into."""
 
 from __future__ import annotations
 
@@ -60,3 +60,17 @@ class Constant(nn.Module):
     def forward(self, like: Tensor) -> Tensor:
         """Returns the parameter as `[..., K]` for an input `[..., D]`."""
         return self.value.expand(*like.shape[:-1], -1)
+
+
+@final
+class Rowwise(nn.Module):
+    """A network of rows `[M, D]` on inputs with any leading dimensions; what is inside is nobody's business."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns the outputs `[..., F]` of inputs `[..., D]`."""
+        found: Tensor = self.network(features.reshape(-1, features.shape[-1]))
+        return found.reshape(*features.shape[:-1], -1)

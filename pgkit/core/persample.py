@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from pgkit.core.layers import Constant
+from pgkit.core.layers import Constant, Rowwise
 from pgkit.types import expect
 
 CACHE = 2**18
@@ -71,6 +71,8 @@ def factors_into_layers(module: nn.Module) -> bool:
         if isinstance(layer, nn.Linear | Constant)
         for parameter in layer.parameters(recurse=False)
     }
+    # What is inside may reshape: the inputs of its layers need not be one a step.
+    known -= {id(each) for layer in module.modules() if isinstance(layer, Rowwise) for each in layer.parameters()}
     return all(id(parameter) in known for parameter in module.parameters() if parameter.requires_grad)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgkit.errors import UsageError
+from pgkit.options import Part
 from pgkit.schema.commands import groups_of
 from pgkit.schema.contradictions import CONTRADICTIONS
 from pgkit.schema.source import parameters
@@ -176,7 +177,12 @@ def _node(key: str, node: Tree, file: Tree, trusted: Sequence[str]) -> dict[str,
             continue
         if name not in schema:
             _unknown(f"{key}.{name}", list(schema))
-        checked[name] = _plain(f"{key}.{name}", value, schema[name])
+        if schema[name] != Part:
+            checked[name] = _plain(f"{key}.{name}", value, schema[name])
+        elif isinstance(value, dict):
+            checked[name] = _node(f"{key}.{name}", value, {}, trusted)
+        else:
+            raise UsageError(f"{key}.{name}: {show(value)}, expected a mapping with _target_")
     return checked
 
 

@@ -16,7 +16,10 @@ from pgkit import options
 from pgkit.errors import UsageError, did_you_mean
 
 _NAMESPACE: Mapping[str, Any] = {
-    **{name: getattr(options, name) for name in ("Count", "Index", "Fraction", "Positive", "NonNegative", "Range")},
+    **{
+        name: getattr(options, name)
+        for name in ("Count", "Index", "Fraction", "Positive", "NonNegative", "Part", "Range")
+    },
     **{kind.__name__: kind for kind in (bool, int, float, str, list, dict, tuple)},
     "Annotated": Annotated,
     "Any": Any,

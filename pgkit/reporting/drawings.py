@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 from pgkit.core.coverage import RATIO, SNR
 from pgkit.reporting.advice import names_in
 from pgkit.reporting.figures import Course, Row, courses_figure, rows_figure, stack_figure
-from pgkit.reporting.more_advice import STEP, WHOLE
+from pgkit.reporting.more_advice import STEP, WHOLE, WORTH
 from pgkit.reporting.runs import Run
 from pgkit.reporting.scales import tick_label
 
@@ -93,6 +93,8 @@ def noise_scale(run: Run, runs: Sequence[Run]) -> list[Element]:
     caption = (
         f"Trajectories; the band is an interval, which covers {SNR.short} as measured. Where the batch lies above it, "
         "samples are likely wasted."
+        if "noise_scale/trajectories_low" in run.series
+        else "Trajectories; no interval yet, as too few are pooled."
     )
     label = "noise scale and batch over steps"
     return [courses_figure(courses(run), label=label, caption=caption, beside=everything, kind="log")]
@@ -178,24 +180,25 @@ def layers(run: Run, runs: Sequence[Run]) -> list[Element]:
 
 def weights(run: Run, runs: Sequence[Run]) -> list[Element]:
     """Returns the effective share of the batch and of old ones by themselves, and the course of prefixes."""
-    latest = run.latest
-    names = ["", *(f"{name}/" for name in names_in(latest, "weights", "ess_fraction"))]
-    words = {"": "weights in use"}
-    tags = {name: f"weights/{name}ess_fraction" for name in names}
-    groups = [
-        ("by age of the batch", [name for name in names if not name.startswith("time_")]),
-        ("by prefix, % of the longest episode", [name for name in names if name.startswith("time_")]),
-    ]
+    names = names_in(run.latest, "weights", "ess_fraction")
+    ages = {"": "all, by the weights in use"} | {
+        name: f"collected {name.removeprefix('lag_')} update{'s' * (name != 'lag_1')} ago"
+        for name in names
+        if name.startswith("lag_")
+    }
+    prefixes = {name: f"first {name.removeprefix('time_')} %" for name in names if name.startswith("time_")}
     figures = []
-    for label, members in groups:
+    for label, members in (("of batches, by age", ages), ("of prefixes, by share of the longest episode", prefixes)):
+        tags = {word: f"weights/{name}/ess_fraction".replace("//", "/") for name, word in members.items()}
         own = [
-            Course(name=words.get(name, name.rstrip("/").replace("_", " ")), tag=tags[name], run=run, colour=index)
-            for index, name in enumerate(members)
-            if tags[name] in run.series
+            Course(name=word, tag=tag, run=run, colour=index)
+            for index, (word, tag) in enumerate(tags.items())
+            if tag in run.series
         ]
         if own:
-            caption = "Effective sample size over size; 1: every trajectory counts, below 0.3: hardly worth keeping."
-            figures.append(courses_figure(own, label=f"effective share {label}", caption=caption, low=0, high=1))
+            title = f"effective share {label}"
+            caption = f"The {title}; 1: every trajectory counts, below {WORTH}: hardly worth keeping."
+            figures.append(courses_figure(own, label=title, caption=caption, low=0, high=1, levels=(WORTH,)))
     return figures
 
 

@@ -75,11 +75,15 @@ def dial(metrics: Known) -> Advice | None:
         share = f", {percent(bias / error)} of it squared bias" if error and bias is not None else ""
         height = "" if error is None else f" ({short(error)}{share})"
         places.append(f"{_place(knob, value)}{height}")
-        if value or knob == "lambda":
+        largest = max(
+            float(each.removeprefix("window_")) for each in [*names, "window_0"] if each.startswith("window_")
+        )
+        # The weights as they are, and all batches: nothing to set.
+        if knob == "lambda" or (knob == "clip" and value) or (knob == "window" and value < largest):
             settings.append("reuse=none" if knob == "window" and value == 1 else f"{KNOBS[knob]}={value:g}")
     stays = f" and set {listed(settings)} only where that stays best" if settings else ""
     shrunk = (
-        ", bear in mind that a clip shrinks the gradient and so the error of any noisy one" if "clip" in best else ""
+        ", bear in mind that a clip lowers the error of any noisy gradient by shrinking it," if best.get("clip") else ""
     )
     return Advice(
         f"The estimated squared error is least {listed(places)}, but no interval stands behind the order, so "

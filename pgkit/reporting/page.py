@@ -68,7 +68,8 @@ def _section(panel: Panel, runs: Sequence[Run]) -> Element:
     # One run has the whole width for its figures; several share it.
     parts.append(columns[0] if len(columns) == 1 else element("div", {"class": "columns"}, columns))
     parts.append(_explained(panel.key, panel.formula))
-    return element("section", {"id": panel.key, "aria-label": panel.title, "class": "wide" * panel.wide}, parts)
+    wide = panel.wide and sum(len(list(column.iter("figure"))) for column in columns) > 1
+    return element("section", {"id": panel.key, "aria-label": panel.title, "class": "wide" * wide}, parts)
 
 
 def _column(panel: Panel, run: Run, runs: Sequence[Run], having: Sequence[Run]) -> Element:

@@ -21,7 +21,7 @@ class Panel:
     """One panel. A run has it where it measured one of `needs`; `areas` are the tags that its table holds.
 
     `draw` gets a run and all that have the panel, whose axes it shares; a panel drawn `together` gets it once.
-    `switch` says how a run measures it; a `wide` one has more than one figure.
+    `switch` says how a run measures it; a `wide` one may have more than one figure.
     """
 
     key: str
@@ -97,7 +97,8 @@ PANELS = (
     ),
     Panel(
         key="dial", title="Bias and variance by λ, clip and window", needs=("dial/",), areas=("dial/",),
-        say=lambda run: more_advice.dial(run.latest), draw=drawings.dial, formula=formulas.DIAL, switch=CRITIC,
+        say=lambda run: more_advice.dial(run.latest), draw=drawings.dial, formula=formulas.DIAL,
+        switch="diagnostics=[dial] with critic=value or on reweighted data", wide=True,
     ),
     Panel(
         key="layers", title="Signal by layer", needs=("layers/",), areas=("layers/",),

@@ -163,18 +163,18 @@ def test_the_dial_says_that_no_interval_stands_behind_its_order() -> None:
         (2.0, 3.0, ("cut at 2 (3.00, 50 % of it", "newest 3 batches (2.00)", "weights.truncate=2 and reuse.batches=3")),
         (0.0, 1.0, ("weights as they are (5.00)", "newest batch alone", "set reuse=none only")),
         (None, 3.0, ("least with the newest 3 batches", "set reuse.batches=3 only")),
-        (0.0, None, ("weights as they are",)),
+        (0.0, 4.0, ("weights as they are", "newest 4 batches (7.00)")),
     ],
 )
 def test_the_dial_names_clip_and_window_and_what_a_clip_does_besides(
     clip: float | None, window: float | None, words: tuple[str, ...]
 ) -> None:
-    errors = {"clip_current": 5.0, "clip_2": 3.0, "window_1": 6.0, "window_3": 2.0}
+    errors = {"clip_current": 5.0, "clip_2": 3.0, "window_1": 6.0, "window_3": 2.0, "window_4": 7.0}
     metrics = {f"dial/{name}/mean_squared_error": error for name, error in errors.items()}
     known: Known = {**metrics, "dial/clip_2/bias_squared": 1.5, "dial/best_clip": clip, "dial/best_window": window}
     text = said(more_advice.dial(known))
     assert all(word in text for word in words)
-    assert ("shrinks the gradient" in text) is (clip is not None) and (" set " in text) is (clip != 0 or window == 1)
+    assert ("by shrinking it, and" in text) is bool(clip) and (" set " in text) is (clip != 0 or window != 4)
     nothing = {**known, "dial/best_clip": None, "dial/best_window": None}
     assert said(more_advice.dial(nothing)).startswith("Unresolved: too few trajectories are pooled to call a clip best")
 

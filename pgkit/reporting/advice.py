@@ -84,9 +84,12 @@ def signal(metrics: Known) -> Advice | None:
 def estimators(metrics: Known) -> Advice | None:
     """Returns which estimators would have been less noisy on the same batches."""
     names = [name for name in names_in(metrics, "panel", "variance_ratio") if name != "current"]
-    if not names:
-        return None
     ratios = {name: _interval(metrics, f"panel/{name}/variance_ratio") for name in names}
+    # One whose interval is the number 1 is the estimator in use by its own name.
+    ratios = {name: (ratio, low, high) for name, (ratio, low, high) in ratios.items()
+              if low is None or high is None or high - low > 1e-6}  # fmt: skip
+    if not ratios:
+        return None
     known = {name: (ratio, low, high) for name, (ratio, low, high) in ratios.items() if low is not None and high}
     if not known:
         return Advice(

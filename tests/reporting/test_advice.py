@@ -54,6 +54,12 @@ def test_the_pooled_ratio_comes_before_that_of_one_batch() -> None:
     assert said(advice.signal({"gradient/snr": -0.3})).startswith("Unresolved")
 
 
+def test_the_estimator_in_use_is_not_held_against_itself() -> None:
+    itself = ratio("leave_one_out", 1.0, 1.0 - 1e-9, 1.0 + 1e-9)
+    assert "all of them are noisier" in said(advice.estimators({**itself, **ratio("zero", 9.0, 8.0, 10.0)}))
+    assert advice.estimators(itself) is None
+
+
 def test_an_estimator_whose_interval_lies_below_1_is_offered() -> None:
     found = advice.estimators({**ratio("gls", 0.6, 0.5, 0.8), **ratio("zero", 9.0, 8.0, 10.0)})
     assert "try gls on several seeds" in said(found) and "0.600 [0.500, 0.800]" in said(found)

@@ -59,6 +59,7 @@ def test_every_measured_point_is_one_mark_that_can_be_seen(drawn: Node, run: Pat
     expected |= {f"panel/{name}/variance_ratio": 13 for name in RATIOS if name != "current"}
     expected |= {f"layers/{name}/snr": 1 for name in LAYERS}
     expected |= {f"dial/lambda_{lam:g}/variance_of_mean": 1 for lam in LAMBDAS}
+    expected |= {f"dial/{name}/variance_of_mean": 1 for name in ("clip_current", "clip_2", "window_1", "window_2")}
     assert {tag: len(boxes(drawn, tag)) for tag in expected} == expected
     seen = [box for tag in expected for box in boxes(drawn, tag)]
     assert min(min(width, height) for _, _, width, height in seen) > 0.5

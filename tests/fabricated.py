@@ -178,4 +178,12 @@ def _dial(variance: float) -> Metrics:
         parts = {"mean_squared_error": bias + noise, "bias_squared": bias, "variance_of_mean": noise}
         metrics |= {f"dial/lambda_{lam:g}/{part}": value for part, value in parts.items()}
     errors = {lam: metrics[f"dial/lambda_{lam:g}/mean_squared_error"] or 0.0 for lam in LAMBDAS}
-    return metrics | {"dial/best_lambda": min(LAMBDAS, key=lambda lam: errors[lam])}
+    clips, windows = (
+        (("clip_current", 0.0, 1.0), ("clip_2", 0.1, 0.5)),
+        (("window_1", 0.0, 2.0), ("window_2", 0.1, 1.2)),
+    )
+    for name, bias, noise in (*clips, *windows):
+        parts = {"mean_squared_error": bias + noise, "bias_squared": bias, "variance_of_mean": noise}
+        metrics |= {f"dial/{name}/{part}": value * variance / 16 for part, value in parts.items()}
+    best = min(LAMBDAS, key=lambda lam: errors[lam])
+    return metrics | {"dial/best_lambda": best, "dial/best_clip": 2.0, "dial/best_window": 2.0}

@@ -212,6 +212,8 @@ VALUES = [
     ("policy.law=beta", "env.kwargs={action:scalar}", "agent=ppo", "collect.steps=4", "update.minibatches=2"),
     ("policy.law=clipped_gaussian", "env.kwargs={action:half_infinite}", "estimator=q_prop", *ACTIONS),
     ("policy.law=mixture", "env.kwargs={action:infinite}", "estimator=factorised", *ACTIONS),
+    ("diagnostics=dial", "diagnostics.dial.clips=[1.5]", "diagnostics.dial.windows=[1,3]", "weights=balance", *REUSED),
+    ("diagnostics=dial", "weights=per_decision", *REUSED),
     ("diagnostics=dial", "diagnostics.dial.lambdas=[0.0,1.0]", "diagnostics.dial.every=1", *WITH_CRITIC),
 ]
 """Choices inside an option, several at once where they do not touch each other."""

@@ -1,6 +1,6 @@
 """Measures the variance of estimators at fixed policies of CartPole, and how often the panel's intervals hold it.
 
-    python experiments/baseline_variance/measure.py --out runs/baseline_variance      # about half an hour on two cores
+    python experiments/baseline_variance/measure.py --out runs/baseline_variance      # an hour of processor time
     python experiments/baseline_variance/measure.py --quick                           # whether it works; no result
 
 Three policies of one training run: untrained, half trained (mean return of 16 episodes at 100) and solved (at 475);
@@ -38,8 +38,8 @@ from pgkit.types import Trajectories
 
 SIZES = (64, 256, 1024)
 NAMES = (
-    "zero", "mean", "leave_one_out", "value", "optimal", "optimal_parameter", "optimal_layer", "gls", "gae_0.95",
-    "gae_0.95_gls", "gae_0.8", "total",
+    "zero", "mean", "leave_one_out", "value", "optimal", "optimal_time", "optimal_parameter", "optimal_layer", "gls",
+    "gae_0.95", "gae_0.95_gls", "gae_0.8", "total",
 )  # fmt: skip
 STAGES = {"untrained": 0.0, "half trained": 100.0, "solved": 475.0}
 COMMON = ["env=CartPole", "agent=reinforce", "critic=value", "diagnostics=none", "evaluation.episodes=0"]
@@ -144,16 +144,16 @@ def joined(batches: Sequence[Trajectories]) -> Trajectories:
     )
 
 
-def measure(stage: str, *, batches: int, seed: int, fits: int) -> dict[str, Any]:
-    """Returns the figures of one policy."""
+def measure(stage: str, *, names: Sequence[str], batches: int, seed: int, fits: int) -> dict[str, Any]:
+    """Returns the figures of some estimators at one policy; leave-one-out and value, the references, are among them."""
     torch.set_num_threads(1)
     start = time.process_time()
     with threadpool_limits(limits=1):
         parts = trained(stage, seed=seed, fits=fits)
         drawn = assemble(check(compose("train", [*COMMON, "seed=1000", "env.num_envs=64", "collect.episodes=64"])))
         drawn.collector.start(draw_seeds(drawn.streams.environments, 64))
-        candidates = [candidate(name) for name in NAMES]
-        means = {(size, name): Means() for size in SIZES for name in (CURRENT, *NAMES)}
+        candidates = [candidate(name) for name in names]
+        means = {(size, name): Means() for size in SIZES for name in (CURRENT, *names)}
         intervals: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
         points: dict[tuple[int, str], list[tuple[float, float]]] = {}
         waiting: list[Trajectories] = []
@@ -189,7 +189,7 @@ def measure(stage: str, *, batches: int, seed: int, fits: int) -> dict[str, Any]
         drawn.lanes.close()
     rows = []
     for size in SIZES:
-        for name in NAMES:
+        for name in names:
             own = means[size, name]
             if own.count < 2:
                 continue
@@ -228,13 +228,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/baseline_variance"), help="folder of the results")
     parser.add_argument("--batches", type=int, default=1000, help="independent batches of 64 trajectories a policy")
     parser.add_argument("--seed", type=int, default=0, help="of the training run")
+    parser.add_argument("--estimators", default=",".join(NAMES), help="of them; leave_one_out and value always are")
     parser.add_argument("--quick", action="store_true", help="a few batches, to see whether it works")
     options = parser.parse_args()
     batches = 32 if options.quick else options.batches
+    names = tuple(name for name in NAMES if name in ("leave_one_out", "value", *options.estimators.split(",")))
     options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(2) as pool:
         futures = {
-            stage: pool.submit(measure, stage, batches=batches, seed=options.seed, fits=20)
+            stage: pool.submit(measure, stage, names=names, batches=batches, seed=options.seed, fits=20)
             for stage in reversed(STAGES)
         }
         found = [futures[stage].result() for stage in STAGES]

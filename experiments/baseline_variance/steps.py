@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -20,10 +21,13 @@ from seeds import median_interval
 
 
 def settings(folder: Path) -> str:
-    """Returns the choice of returns and baseline that a run was made with, and its control variate."""
+    """Returns the estimator that a run was made with: returns and baseline, control variate, critic."""
     choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    control = OmegaConf.load(folder / ".hydra" / "config.yaml").estimator.control_variate
-    return f"{choices.returns}, {choices.baseline}" + (f", {control}" if control != "none" else "")
+    control = OmegaConf.load(folder / ".hydra" / "config.yaml").estimator.get("control_variate", "none")
+    if choices.estimator == "all_action":  # it reads neither returns nor baseline
+        return f"{choices.estimator}, critic={choices.critic}"
+    more = [control] * (control != "none") + [f"critic={choices.critic}"] * (choices.critic != "none")
+    return ", ".join((choices.returns, choices.baseline, *more))
 
 
 def steps(value: float) -> str:
@@ -41,7 +45,7 @@ def main() -> None:
         at = json.loads(path.read_text(encoding="utf-8"))["solved_at_steps"]
         solved[settings(path.parent)].append(math.inf if at is None else at)
     print("| returns, baseline | solved | median steps to solve |\n|---|---|---|")
-    for name, values in sorted(solved.items(), key=lambda pair: sorted(pair[1])[len(pair[1]) // 2]):
+    for name, values in sorted(solved.items(), key=lambda pair: statistics.median(pair[1])):
         middle, low, high = median_interval(values)
         reached = sum(math.isfinite(value) for value in values)
         print(f"| {name} | {reached}/{len(values)} | {steps(middle)} [{steps(low)}, {steps(high)}] |")

@@ -6,6 +6,7 @@ A choice that is not allowed has the logit MASKED: its probability is exactly 0,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -25,8 +26,8 @@ class Categorical(Law):
         self.dimensions = (self.num_parameters,)
         self.start = int(space.start)
 
-    def fault(self, parameters: Array) -> str | None:
-        return super().fault(parameters) or _fault_of_mask(parameters)
+    def fault(self, parameters: Array, acted: Array) -> str | None:
+        return super().fault(parameters, acted) or _fault_of_mask(parameters, acted, self.dimensions)
 
     def allowed(self, parameters: Array) -> Array | None:
         return _allowed(parameters)
@@ -94,9 +95,8 @@ class IndependentCategorical(Law):
         self._table = torch.full((len(counts), int(counts.max())), self.num_parameters)
         self._table[self._dimension, self._choice] = torch.arange(self.num_parameters)
 
-    def fault(self, parameters: Array) -> str | None:
-        each = np.split(parameters, np.cumsum(self.dimensions)[:-1], axis=-1)
-        return super().fault(parameters) or next(filter(None, map(_fault_of_mask, each)), None)
+    def fault(self, parameters: Array, acted: Array) -> str | None:
+        return super().fault(parameters, acted) or _fault_of_mask(parameters, acted, self.dimensions)
 
     def allowed(self, parameters: Array) -> Array | None:
         return _allowed(parameters)
@@ -165,11 +165,13 @@ def mixed_with_uniform(logits: Tensor, share: float) -> Tensor:
 
 
 def _allowed(logits: Array) -> Array | None:
-    allowed = logits > BARRED
-    return None if allowed.all() else allowed
+    return None if logits.min() > BARRED else logits > BARRED
 
 
-def _fault_of_mask(logits: Array) -> str | None:
-    if (logits.max(axis=-1) > BARRED).all():
+def _fault_of_mask(logits: Array, acted: Array, dimensions: Sequence[int]) -> str | None:
+    if logits.min() > BARRED:  # nothing is masked
+        return None
+    each = np.split(logits[acted], np.cumsum(dimensions)[:-1], axis=-1)
+    if all((part.max(axis=-1) > BARRED).all() for part in each):
         return None
     return "the action mask allows no action in some state, expected at least one"

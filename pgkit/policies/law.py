@@ -37,8 +37,8 @@ class Law(ABC):
         start[self.num_parameters - self.num_scales :] = log_std
         return start
 
-    def fault(self, parameters: Array) -> str | None:
-        """Returns what is wrong with parameters that were acted by, None where they will do."""
+    def fault(self, parameters: Array, acted: Array) -> str | None:
+        """Returns what is wrong with parameters `[..., K]`, None where they will do; `acted` `[...]`: which count."""
         if np.isfinite(parameters).all():
             return None
         return "parameters of the action law are not finite, expected finite numbers"

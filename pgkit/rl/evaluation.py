@@ -20,9 +20,9 @@ class Deterministic:
 
     law: ActionLaw
 
-    def fault(self, parameters: np.ndarray) -> str | None:
+    def fault(self, parameters: np.ndarray, acted: np.ndarray) -> str | None:
         """Returns what the law itself finds wrong with parameters."""
-        return self.law.fault(parameters)
+        return self.law.fault(parameters, acted)
 
     def allowed(self, parameters: np.ndarray) -> np.ndarray | None:
         """Returns the choices that the law itself allowed."""

@@ -20,7 +20,7 @@ Actor = Callable[[Any], np.ndarray]
 class ActionLaw(Protocol):
     """What the step loop needs of a law of actions."""
 
-    def fault(self, parameters: np.ndarray) -> str | None: ...
+    def fault(self, parameters: np.ndarray, acted: np.ndarray) -> str | None: ...
 
     def allowed(self, parameters: np.ndarray) -> np.ndarray | None: ...
 
@@ -119,7 +119,7 @@ class Arrays:
 
         Raises: RunFault where the policy's parameters are not finite, or no action was allowed.
         """
-        if fault := law.fault(self.parameters if mask.all() else self.parameters[mask]):
+        if fault := law.fault(self.parameters, mask):
             raise RunFault(f"policy: {fault}")
         allowed = law.allowed(self.parameters)
         obs: Observations = (

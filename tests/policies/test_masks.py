@@ -100,16 +100,21 @@ def test_samples_are_allowed_however_unlikely_the_allowed_are() -> None:
 
 
 def test_a_state_without_an_allowed_action_is_named() -> None:
-    mask = masks(50, COUNTS)
+    mask, everywhere = masks(50, COUNTS), np.ones(50, bool)
     logits = masked(logits_of(50, 9), mask)
-    assert SEVERAL.fault(logits.numpy()) is None
+    assert SEVERAL.fault(logits.numpy(), everywhere) is None
     np.testing.assert_array_equal(SEVERAL.allowed(logits.numpy()), mask.numpy())
     mask[7, 2:6] = False  # nothing is left in the second dimension
-    assert SEVERAL.fault(masked(logits_of(50, 9), mask).numpy()) == (
+    assert SEVERAL.fault(masked(logits_of(50, 9), mask).numpy(), everywhere) == (
         "the action mask allows no action in some state, expected at least one"
     )
-    assert ONE.fault(np.full((1, 5), np.nan)) == "parameters of the action law are not finite, expected finite numbers"
-    assert ONE.fault(logits_of(3, 5).numpy()) is None and ONE.allowed(logits_of(3, 5).numpy()) is None
+    # Where nobody acted, nothing need be allowed.
+    assert SEVERAL.fault(masked(logits_of(50, 9), mask).numpy(), np.arange(50) != 7) is None
+    assert (
+        ONE.fault(np.full((1, 5), np.nan), everywhere[:1])
+        == "parameters of the action law are not finite, expected finite numbers"
+    )
+    assert ONE.fault(logits_of(3, 5).numpy(), everywhere[:3]) is None and ONE.allowed(logits_of(3, 5).numpy()) is None
 
 
 def policy_of(actions: spaces.Space, size: int, **options: object) -> MLPPolicy:

@@ -188,6 +188,14 @@ def test_clip_and_window_of_least_error_are_named_once_enough_is_pooled() -> Non
     assert found["dial/clip_5/mean_squared_error"] == found["dial/clip_current/mean_squared_error"]  # at most 2 here
 
 
+def test_of_a_large_batch_the_dial_measures_the_columns_that_the_variance_does() -> None:
+    seen = snapshot(three(), DRAWN, MANY)
+    dial = WeightDial(facts=facts(3), clips=[1.1], windows=None, pooled=20, max_columns=8)
+    measured, found = dial.settings(seen)
+    variance = GradientVariance(max_columns=8).measure(seen)["gradient/variance_of_mean"]
+    assert measured == 8 and found["clip_current"].variance_of_mean == pytest.approx(variance, rel=1e-10)
+
+
 def test_on_policy_there_are_no_clips_and_no_windows() -> None:
     assert all("lambda" in tag for tag in Dial(facts=facts(1, None), gamma=GAMMA).tags)
     behavior = Dial(facts=facts(1), gamma=GAMMA).tags

@@ -52,6 +52,7 @@ class NetworkPolicy(nn.Module, ABC):
         if state_dependent_std and not self.law.num_scales:
             raise UsageError(f"policy.state_dependent_std: true for {type(self.law).__name__}, expected false")
         self.mask = self._mask(observation_space, action_mask)
+        self.law.masks = self.mask is not None
         self.encoder = Encoder(_without(observation_space, self.mask), normalise=normalise_observations, images=images)
         initial = self.law.initial(float(initial_log_std))
         outputs = self.law.num_parameters - (0 if state_dependent_std else self.law.num_scales)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from pgkit.policies.law import BARRED, MASKED, Array, Law
 
+BLOCKED = "the action mask allows no action in some state, expected at least one"
+
 
 @final
 class Categorical(Law):
@@ -27,10 +29,8 @@ class Categorical(Law):
         self.start = int(space.start)
 
     def fault(self, parameters: Array, acted: Array) -> str | None:
-        return super().fault(parameters, acted) or _fault_of_mask(parameters, acted, self.dimensions)
-
-    def allowed(self, parameters: Array) -> Array | None:
-        return _allowed(parameters)
+        blocked = self.masks and _blocked(parameters[acted], self.dimensions)
+        return super().fault(parameters, acted) or (BLOCKED if blocked else None)
 
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns standard Gumbel noise `[*shape, n]`: the largest noisy logit is a draw from the softmax."""
@@ -96,10 +96,8 @@ class IndependentCategorical(Law):
         self._table[self._dimension, self._choice] = torch.arange(self.num_parameters)
 
     def fault(self, parameters: Array, acted: Array) -> str | None:
-        return super().fault(parameters, acted) or _fault_of_mask(parameters, acted, self.dimensions)
-
-    def allowed(self, parameters: Array) -> Array | None:
-        return _allowed(parameters)
+        blocked = self.masks and _blocked(parameters[acted], self.dimensions)
+        return super().fault(parameters, acted) or (BLOCKED if blocked else None)
 
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns standard Gumbel noise `[*shape, K]`."""
@@ -164,14 +162,7 @@ def mixed_with_uniform(logits: Tensor, share: float) -> Tensor:
     return torch.where(allowed, mixed, MASKED)
 
 
-def _allowed(logits: Array) -> Array | None:
-    return None if logits.min() > BARRED else logits > BARRED
-
-
-def _fault_of_mask(logits: Array, acted: Array, dimensions: Sequence[int]) -> str | None:
-    if logits.min() > BARRED:  # nothing is masked
-        return None
-    each = np.split(logits[acted], np.cumsum(dimensions)[:-1], axis=-1)
-    if all((part.max(axis=-1) > BARRED).all() for part in each):
-        return None
-    return "the action mask allows no action in some state, expected at least one"
+def _blocked(logits: Array, dimensions: Sequence[int]) -> bool:
+    """Returns whether a dimension is left without a choice somewhere."""
+    parts = np.split(logits, np.cumsum(dimensions)[:-1], axis=-1)
+    return any((part.max(axis=-1) < BARRED).any() for part in parts)

@@ -28,6 +28,8 @@ class Law(ABC):
     """K."""
     dimensions: Sequence[int]
     """How many numbers each of D independent dimensions of an action is encoded in, E in all."""
+    masks: bool = False
+    """Whether choices may be masked, in which case the policy says so."""
     num_scales: int = 0
     """How many of the last parameters are logarithms of scales, which need not depend on the observation."""
 
@@ -44,8 +46,8 @@ class Law(ABC):
         return "parameters of the action law are not finite, expected finite numbers"
 
     def allowed(self, parameters: Array) -> Array | None:
-        """Returns which choices were allowed `[..., K]`, None where all were."""
-        return None
+        """Returns which choices were allowed `[..., K]`, None where nothing is ever masked."""
+        return parameters > BARRED if self.masks else None
 
     @abstractmethod
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:

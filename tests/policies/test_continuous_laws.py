@@ -98,6 +98,15 @@ def test_bounds_of_a_mixtures_entropy_and_divergence_hold_and_meet_where_compone
     entropy = expectation("mixture", ours, lambda log_prob, a: -log_prob)
     divergence = expectation("mixture", ours, lambda log_prob, a: log_prob - float(law.log_prob(other, a)))
     assert entropy - 0.2 < float(law.entropy(ours)) < entropy
+    # The bound itself: Σ w_i (H_i − log Σ_j w_j ∫ √(p_i p_j)), the integral by quadrature.
+    weights, scales = ours[:2].softmax(0).tolist(), ours[4:].exp().tolist()
+    parts = [stats.norm(mean, scale) for mean, scale in zip(ours[2:4].tolist(), scales, strict=True)]
+    overlap = integrate.quad(lambda a: math.sqrt(parts[0].pdf(a) * parts[1].pdf(a)), -9, 9, epsabs=1e-12)[0]
+    bound = sum(
+        w * (part.entropy() - math.log(w + v * overlap))
+        for w, v, part in zip(weights, weights[::-1], parts, strict=True)
+    )
+    assert float(law.entropy(ours)) == pytest.approx(bound, abs=1e-10)
     assert divergence < float(law.kl(ours, other)) < divergence + 0.4
     apart, moved = torch.tensor([[0.2, -0.4, -5.0, 6.0, -2.0, -1.5], [0.0, -0.1, -5.1, 6.1, -1.8, -1.6]])
     entropy = expectation("mixture", apart, lambda log_prob, a: -log_prob)
@@ -177,6 +186,7 @@ def test_a_clipped_gaussian_without_mass_beyond_its_bounds_is_a_gaussian() -> No
 
 def test_the_mean_of_a_clipped_gaussian_is_that_of_what_the_environment_gets() -> None:
     law = one("clipped_gaussian")
+    assert law.encode(torch.tensor([[-9.0], [0.7], [9.0]])).flatten().tolist() == [LOW, 0.7, HIGH]
     for values in SOME["clipped_gaussian"]:
         mean = expectation("clipped_gaussian", torch.tensor(values), lambda log_prob, a: float(law.encode(a)))
         assert float(law.mean(torch.tensor(values))) == pytest.approx(mean, abs=1e-9)

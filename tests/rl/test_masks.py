@@ -11,6 +11,7 @@ import torch
 from pgkit.assemble import assemble
 from pgkit.errors import EnvironmentFault, RunFault, UsageError
 from pgkit.rl.lanes import Lanes
+from pgkit.train import learn
 from pgkit.types import Trajectories
 from tests.end_to_end.runs import configuration, train_briefly
 
@@ -99,3 +100,20 @@ def test_agents_learn_what_is_best_of_the_allowed(agent: str) -> None:
     steps = ("total_steps=6000", "optimizer.lr=0.1", "policy.hidden_sizes=[]")
     _, journal = train_briefly(*PERMITS, WRAPPED, f"agent={agent}", *slab, *steps)
     assert journal.record.return_mean_100 > 4.5
+
+
+def test_masks_stay_beside_their_actions_in_batches_that_are_used_again() -> None:
+    seen: list[Trajectories] = []
+
+    def watch(parts: Any, *rest: Any, **keywords: Any) -> None:
+        extend = parts.reuse.extend
+        parts.reuse.extend = lambda *given: seen.append(extend(*given)) or seen[-1]
+        learn(parts, *rest, **keywords)
+
+    reused = ("agent=off_policy_reinforce", "collect.episodes=8", "reuse.batches=3", "behavior=epsilon")
+    train_briefly(*PERMITS, WRAPPED, *reused, "total_steps=200", through=watch)
+    last = seen[-1]
+    assert isinstance(last.obs, dict) and last.action_mask is not None and last.num_columns == 24
+    assert torch.equal(last.action_mask[last.mask], last.obs["action_mask"][:-1][last.mask].bool())
+    taken = last.action_mask.gather(2, last.actions[..., None]).squeeze(-1)
+    assert taken[last.mask].all()

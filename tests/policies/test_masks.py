@@ -105,6 +105,7 @@ def test_a_state_without_an_allowed_action_is_named() -> None:
     logits = masked(logits_of(50, 9), mask)
     assert law.fault(logits.numpy(), everywhere) is None
     np.testing.assert_array_equal(law.allowed(logits.numpy()), mask.numpy())
+    assert law.allowed(logits_of(50, 9).numpy()).all()  # a batch in which all was allowed still says so
     mask[7, 2:6] = False  # nothing is left in the second dimension
     assert law.fault(masked(logits_of(50, 9), mask).numpy(), everywhere) == (
         "the action mask allows no action in some state, expected at least one"

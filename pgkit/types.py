@@ -103,7 +103,8 @@ class Trajectories:
         log_densities: optional `[K, T, N]`, log μ_k(a|s) of every policy that acted in this batch, numbered as in
             behavior_id; None where one policy acted, or where the others cannot be asked any more.
         age: optional `[N]`, updates since a column was collected; None where all are new.
-        action_mask: optional `[T, N, K]`, which choices the law allowed, None where nothing is masked; policy_state: optional `[N, …]`, the recurrent state at row 0.
+        action_mask: optional `[T, N, K]`, which choices the law allowed, None where nothing is masked.
+        policy_state: optional `[N, …]`, the recurrent state at row 0.
     """
 
     obs: Observations

@@ -275,9 +275,10 @@ def test_every_environment_file_gives_a_batch_or_names_its_extra(name: str) -> N
         parts = assemble(config)
         parts.lanes.probe()
     except UsageError as error:
-        needed = "mujoco" if "mujoco" in str(error) else "Box2D"
-        assert f'pip install "pgkit[{needed.lower()}]"' in str(error)
-        assert importlib.util.find_spec(needed) is None
+        extra = str(error).partition("pgkit[")[2].partition("]")[0]
+        modules = {"mujoco": "mujoco", "box2d": "Box2D", "atari": "ale_py", "minigrid": "minigrid"}
+        assert f'pip install "pgkit[{extra}]"' in str(error)
+        assert importlib.util.find_spec(modules[extra]) is None
         return
     parts.collector.start([1, 2])
     batch = parts.collector.collect(parts.policy.actor(), parts.policy.law, parts.streams.policy)

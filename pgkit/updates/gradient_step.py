@@ -27,9 +27,8 @@ class GradientStep:
     next policy is exp(−2 KL): a limit of 0.35 keeps half of it for later.
     """
 
-    tags = (
+    tags: tuple[str, ...] = (
         "gradient/norm", "gradient/norm_clipped", "update/surrogate", "update/learning_rate", "policy/entropy",
-        "update/step_scale",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +44,8 @@ class GradientStep:
         self.optimizer = optimizer
         self.average: Literal["columns", "steps"] = average
         self.max_grad_norm, self.max_trajectory_kl = max_grad_norm, max_trajectory_kl
+        if max_trajectory_kl is not None:
+            self.tags = (*self.tags, "update/step_scale")
         self.entropy_coefficient = entropy_coefficient
         self._climber = Climber(optimizer, max_grad_norm=max_grad_norm, schedule=schedule)
 
@@ -63,14 +64,14 @@ class GradientStep:
             entropy += float(part.entropy.detach())
         limit = self.max_trajectory_kl
         norm, scale = (climber.step(), None) if limit is None else self._limited(objective, limit)
-        return {
+        metrics: Metrics = {
             "gradient/norm": norm,
             "gradient/norm_clipped": min(norm, climber.limit),
             "update/surrogate": surrogate,
             "update/learning_rate": climber.learning_rate,
             "policy/entropy": entropy,
-            "update/step_scale": scale,
         }
+        return metrics if limit is None else metrics | {"update/step_scale": scale}
 
     def _limited(self, objective: Objective, limit: float) -> tuple[float, float]:
         """Takes a step, or the part of it that stays within a divergence; returns the gradient's norm and that part."""

@@ -350,7 +350,7 @@ ELSEWHERE = [
     ("verify", "estimator=score_function", "score_function belongs to pgkit.train"),
     ("verify", "optimizer=snes", "which takes no steps; it belongs to pgkit.fit"),
     ("verify", "total_samples=5", "which takes no steps; it belongs to pgkit.fit"),
-    ("fit", "env=CartPole", "; env belongs to pgkit.train"),
+    ("fit", "env=CartPole", "; env belongs to pgkit.check_env and pgkit.train"),
 ]
 
 

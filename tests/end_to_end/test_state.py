@@ -32,7 +32,7 @@ RUNS = {
         "policy.normalise_observations=true",
         "critic.normalise_observations=true",
     ),
-    "ppo": ("agent=ppo", "collect.steps=5", "critic.steps=3", "update.minibatch_size=8"),
+    "ppo": ("agent=ppo", "collect.steps=5", "critic.steps=3", "update.minibatches=4"),
     "page": ("update=page", "update.snapshot_batches=1"),
     "pois": ("update=pois", "baseline=zero"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import torch
@@ -11,10 +11,8 @@ from torch import Tensor
 from pgkit.objectives import Objective, RowTerms
 from pgkit.options import Count, NonNegative, Positive
 from pgkit.types import Metrics
-from pgkit.updates.climbing import Climber
-
-LARGEST_LOG_RATIO = 20.0
-"""Ratios are taken for e^20 at most: a row that got so much more probable pulls no harder."""
+from pgkit.updates.climbing import LARGEST_LOG_RATIO, Climber
+from pgkit.updates.minibatches import Minibatches, MinibatchOf, Normalise
 
 
 @final
@@ -49,21 +47,22 @@ class PPOClip:
         clip: Positive = 0.2,
         epochs: Count = 4,
         minibatches: Count = 4,
-        minibatch_of: Literal["steps", "columns"] = "steps",
-        normalise_advantages: Literal["none", "batch", "minibatch"] = "minibatch",
+        minibatch_of: MinibatchOf = "steps",
+        normalise_advantages: Normalise = "minibatch",
         target_kl: Positive | None = None,
         max_grad_norm: Positive | None = 0.5,
         entropy_coefficient: NonNegative = 0.0,
         schedule: Literal["constant", "linear"] = "constant",
         clip_schedule: Literal["constant", "linear"] = "constant",
     ) -> None:
-        self.optimizer, self.generator = optimizer, generator
+        self.optimizer = optimizer
         self.average: Literal["columns", "steps"] = average
         self.clip, self.clip_schedule = clip, clip_schedule
-        self.epochs, self.minibatches, self.minibatch_of = epochs, minibatches, minibatch_of
-        self.normalise_advantages, self.target_kl = normalise_advantages, target_kl
-        self.entropy_coefficient = entropy_coefficient
+        self.target_kl, self.entropy_coefficient = target_kl, entropy_coefficient
         self._climber = Climber(optimizer, max_grad_norm=max_grad_norm, schedule=schedule)
+        self._minibatches = Minibatches(
+            generator, epochs=epochs, number=minibatches, of=minibatch_of, normalise=normalise_advantages
+        )
 
     def step(self, objective: Objective, *, progress: float) -> Metrics:
         """Changes the parameters; reports means over the optimizer steps, and how far the policy went.
@@ -72,10 +71,10 @@ class PPOClip:
         """
         self._climber.begin(progress)
         clip = self.clip * (max(0.0, 1.0 - progress) if self.clip_schedule == "linear" else 1.0)
-        advantages = self._advantages(objective)
+        advantages = self._minibatches.advantages(objective)
         sums, norms = torch.zeros(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-        steps, pieces, first = 0, self._pieces(objective), None
-        for rows in self._minibatches(objective, pieces):
+        steps, pieces, first = 0, self._minibatches.pieces(objective), None
+        for rows in self._minibatches.walk(objective):
             terms = objective.terms(rows)
             log_ratio = terms.log_prob - terms.behavior_log_prob
             ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
@@ -111,52 +110,17 @@ class PPOClip:
 
     def _value(self, terms: RowTerms, ratio: Tensor, clip: float, advantages: Tensor) -> Tensor:
         """Returns the clipped surrogate of a minibatch with its entropy bonus."""
-        if self.normalise_advantages == "minibatch":
-            advantages = _normalised(advantages)
+        advantages = self._minibatches.within(advantages)
         surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).sum()
         if self.entropy_coefficient > 0:
             surrogate = surrogate + self.entropy_coefficient * terms.entropy.sum()
         return surrogate / terms.num_samples
 
-    def _advantages(self, objective: Objective) -> Tensor:
-        """Returns the coefficients of all rows `[T * N]` without the ratios that are in them; normalised if asked to.
-
-        Weights of single rows are in the coefficients already, and the ratio would count them twice.
-        """
-        log_weight, coefficients = objective.factors.log_weight.reshape(-1), objective.coefficients
-        rows = coefficients[objective.valid]
-        rows = rows * torch.where(rows == 0, 0.0, -log_weight[objective.valid]).exp()
-        result = torch.zeros_like(coefficients)
-        result[objective.valid] = _normalised(rows) if self.normalise_advantages == "batch" else rows
-        return result
-
-    def _pieces(self, objective: Objective) -> int:
-        """Returns the number of minibatches an epoch: what was asked for, where episodes leave that many rows."""
-        most = len(objective.valid) if self.minibatch_of == "steps" else objective.trajectories.num_columns
-        return max(1, min(most, self.minibatches))
-
-    def _minibatches(self, objective: Objective, pieces: int) -> Iterator[Tensor]:
-        """Yields the flat rows of every minibatch of every epoch."""
-        valid, num_columns = objective.valid, objective.trajectories.num_columns
-        for _ in range(self.epochs):
-            if self.minibatch_of == "steps":
-                yield from valid[torch.randperm(len(valid), generator=self.generator)].tensor_split(pieces)
-                continue
-            for columns in torch.randperm(num_columns, generator=self.generator).tensor_split(pieces):
-                yield valid[torch.isin(valid % num_columns, columns)]
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state, the learning rates and the generator of minibatches."""
-        return {**self._climber.state_dict(), "generator": self.generator.get_state()}
+        return {**self._climber.state_dict(), "generator": self._minibatches.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts them back."""
         self._climber.load_state_dict(state)
-        self.generator.set_state(state["generator"])
-
-
-def _normalised(advantages: Tensor) -> Tensor:
-    """Returns the advantages less their mean over their standard deviation; zeros where they are all the same."""
-    if len(advantages) < 2 or advantages.min() == advantages.max():
-        return torch.zeros_like(advantages)
-    return (advantages - advantages.mean()) / advantages.std()
+        self._minibatches.generator.set_state(state["generator"])

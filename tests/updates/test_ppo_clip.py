@@ -80,8 +80,8 @@ def test_a_second_epoch_pulls_on_the_rows_inside_the_clip_alone() -> None:
 @pytest.mark.parametrize("wanted", [1, 7, 30, 10_000])
 def test_every_row_is_in_one_minibatch_of_an_epoch_and_they_are_of_equal_size(wanted: int, of: Any) -> None:
     _, objective, update = made(minibatches=wanted, minibatch_of=of, epochs=3)
-    pieces = update._pieces(objective)
-    found = list(update._minibatches(objective, pieces))
+    pieces = update._minibatches.pieces(objective)
+    found = list(update._minibatches.walk(objective))
     assert pieces == min(wanted, 40 if of == "columns" else len(objective.valid))
     assert len(found) == 3 * pieces
     for epoch in range(3):
@@ -178,13 +178,12 @@ def test_wild_ratios_are_numbers_and_a_gradient_that_is_none_changes_nothing() -
 
 @exact
 def test_it_goes_on_from_its_state_as_it_would_have() -> None:
-    runs = []
+    runs, sizes = [], {"minibatches": 6, "epochs": 2}
     for resumed in (False, True):
-        problem, objective, update = made(minibatches=6, epochs=2)
+        problem, objective, update = made(**sizes)
         update.step(objective, progress=0.0)
         if resumed:
-            again = PPOClip(optimizer=sgd(problem, lr=9.0), generator=torch.Generator(), **{**PLAIN, "epochs": 2})
-            again.minibatches = 6
+            again = PPOClip(optimizer=sgd(problem, lr=9.0), generator=torch.Generator(), **{**PLAIN, **sizes})
             again.load_state_dict(update.state_dict())
             update = again
         update.step(objective, progress=0.0)

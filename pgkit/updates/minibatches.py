@@ -1,0 +1,67 @@
+"""How a batch is walked through in minibatches, and the advantages that its rows bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from pgkit.objectives import Objective
+from pgkit.options import Count
+
+MinibatchOf = Literal["steps", "columns"]
+Normalise = Literal["none", "batch", "minibatch"]
+
+
+@final
+class Minibatches:
+    """Walks a batch `epochs` times, newly shuffled each time, in `number` pieces of equal size.
+
+    `of` says what is shuffled, single rows or whole columns; `normalise` whether advantages are taken less their mean
+    over their standard deviation, and among which rows.
+    """
+
+    def __init__(
+        self, generator: torch.Generator, *, epochs: Count, number: Count, of: MinibatchOf, normalise: Normalise
+    ) -> None:
+        self.generator, self.epochs, self.number, self.of, self.normalise = generator, epochs, number, of, normalise
+
+    def pieces(self, objective: Objective) -> int:
+        """Returns the number of minibatches an epoch: what was asked for, where episodes leave that many rows."""
+        most = len(objective.valid) if self.of == "steps" else objective.trajectories.num_columns
+        return max(1, min(most, self.number))
+
+    def walk(self, objective: Objective) -> Iterator[Tensor]:
+        """Yields the flat rows of every minibatch of every epoch."""
+        valid, num_columns, pieces = objective.valid, objective.trajectories.num_columns, self.pieces(objective)
+        for _ in range(self.epochs):
+            if self.of == "steps":
+                yield from valid[torch.randperm(len(valid), generator=self.generator)].tensor_split(pieces)
+                continue
+            for columns in torch.randperm(num_columns, generator=self.generator).tensor_split(pieces):
+                yield valid[torch.isin(valid % num_columns, columns)]
+
+    def advantages(self, objective: Objective) -> Tensor:
+        """Returns the coefficients of all rows `[T * N]` without the ratios that are in them; normalised if of a batch.
+
+        Weights of single rows are in the coefficients already, and the ratio of an update would count them twice.
+        """
+        log_weight, coefficients = objective.factors.log_weight.reshape(-1), objective.coefficients
+        rows = coefficients[objective.valid]
+        rows = rows * torch.where(rows == 0, 0.0, -log_weight[objective.valid]).exp()
+        result = torch.zeros_like(coefficients)
+        result[objective.valid] = normalised(rows) if self.normalise == "batch" else rows
+        return result
+
+    def within(self, advantages: Tensor) -> Tensor:
+        """Returns the advantages of one minibatch, normalised if that is asked for."""
+        return normalised(advantages) if self.normalise == "minibatch" else advantages
+
+
+def normalised(advantages: Tensor) -> Tensor:
+    """Returns the advantages less their mean over their standard deviation; zeros where they are all the same."""
+    if len(advantages) < 2 or advantages.min() == advantages.max():
+        return torch.zeros_like(advantages)
+    return (advantages - advantages.mean()) / advantages.std()

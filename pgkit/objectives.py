@@ -24,8 +24,9 @@ class RowTerms:
     """What an objective is made of, row by row, for updates that evaluate it more than once.
 
     Shapes: all `[M]`; `log_prob` log π(a|s) and `entropy` of the policy as it is, differentiable; `behavior_log_prob`
-    log μ(a|s) at sampling time; `coefficients` those of the rows' scores; `index` where each row lies, t * N + n. Sums
-    over rows are divided by `num_samples`, so that a random subset estimates the whole without bias.
+    log μ(a|s) at sampling time; `coefficients` those of the rows' scores; `index` where each row lies, t * N + n.
+    `parameters` `[M, K]` are those of the action laws, differentiable. Sums over rows are divided by `num_samples`, so
+    that a random subset estimates the whole without bias.
     """
 
     log_prob: Tensor
@@ -33,6 +34,7 @@ class RowTerms:
     coefficients: Tensor
     entropy: Tensor
     index: Tensor
+    parameters: Tensor
     num_samples: float
 
 
@@ -61,6 +63,9 @@ class Objective(Protocol):
 
     def divergence(self, before: Tensor) -> Tensor:
         """Returns Σ_t KL(π_before ‖ π) `[N]` over the rows of each column, in nats; `before` are laws of earlier."""
+
+    def divergences(self, before: Tensor, parameters: Tensor) -> Tensor:
+        """Returns KL(π_before ‖ π) `[M]` of single rows, differentiable, both given by the parameters of their laws."""
 
     def curvature(self, rows: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Returns v → F v `[P]`, F the policy's Fisher matrix now, a mean over rows (all valid ones by default)."""

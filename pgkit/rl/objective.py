@@ -92,6 +92,7 @@ class PolicyObjective:
             coefficients=self.coefficients[taken.index],
             entropy=self.policy.law.entropy(parameters),
             index=taken.index,
+            parameters=parameters,
             num_samples=self.num_samples * len(taken.index) / max(len(self.valid), 1),
         )
 
@@ -106,6 +107,11 @@ class PolicyObjective:
         divergence = self.policy.law.kl(before, self.laws())
         columns = self.valid % self.trajectories.num_columns
         return divergence.new_zeros(self.trajectories.num_columns).index_add(0, columns, divergence)
+
+    def divergences(self, before: Tensor, parameters: Tensor) -> Tensor:
+        """Returns KL(π_before ‖ π) `[M]` of single rows, differentiable, both given by the parameters of their laws."""
+        result: Tensor = self.policy.law.kl(before, parameters)
+        return result
 
     def curvature(self, rows: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Returns v → F v `[P]`, F the Fisher matrix of the policy as it is, a mean over rows, exact in the actions."""

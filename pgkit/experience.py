@@ -14,6 +14,21 @@ from pgkit.protocols import Policy
 from pgkit.types import Factors, Metrics, Observations, Trajectories, WeightKind
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """An actor with a memory of the episodes under way, a state `[L, S]`, zeros where one begins."""
+
+    state: np.ndarray | None
+
+    def __call__(self, obs: Any) -> np.ndarray: ...
+
+    def begin(self, resetting: np.ndarray) -> None:
+        """Forgets everything: all lanes begin an episode, or are `resetting` `[L]` and begin one a row later."""
+
+    def follow(self, ended: np.ndarray) -> None:
+        """Forgets what lanes saw of episodes that are over, once told after each row which lanes ended there `[L]`."""
+
+
 class Acting(Protocol):
     """A law of actions given observations that somebody acts by."""
 

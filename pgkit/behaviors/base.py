@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pgkit.core.unrolling import is_recurrent
 from pgkit.errors import UsageError
-from pgkit.experience import Acting, Behaviors
+from pgkit.experience import Acting, Behaviors, Remembering
 from pgkit.types import Factors, Metrics, Observations, Trajectories
 
 Actor = Callable[[Any], np.ndarray]
@@ -32,20 +33,25 @@ class ChangedPolicy(nn.Module):
         super().__init__()
         self.policy, self.change = policy, change
 
-    def log_prob(self, obs: Observations, actions: Tensor) -> Tensor:
-        """Returns log μ(a|s) `[...]`."""
-        result: Tensor = self.policy.law.log_prob(self.change(self.policy(obs)), actions)
+    @property
+    def recurrent(self) -> bool:
+        """Whether the policy has a memory."""
+        return is_recurrent(self.policy)
+
+    def log_prob(self, obs: Observations, actions: Tensor, *memory: Tensor | None) -> Tensor:
+        """Returns log μ(a|s) `[...]`; a policy with a memory reads columns, `starts` and `state` with them."""
+        result: Tensor = self.policy.law.log_prob(self.change(self.policy(obs, *memory)), actions)
         return result
 
     def actor(self) -> Actor:
         """Returns a function from numpy observations to changed parameters `[L, K]`."""
-        actor = self.policy.actor()
+        actor: Actor = self.policy.actor()
 
         def act(obs: Any) -> np.ndarray:
             with torch.inference_mode():
                 return self.change(torch.from_numpy(actor(obs))).numpy()
 
-        return act
+        return made_of(act, [(actor, slice(None))])
 
 
 class LaneBehavior(ABC):
@@ -81,7 +87,7 @@ class LaneBehavior(ABC):
             first, last = _split(obs, count)
             return np.concatenate([other(first), own(last)])
 
-        return act
+        return made_of(act, [(other, slice(0, count)), (own, slice(count, None))])
 
     def acting(self) -> Behaviors:
         """Returns who acts: where lanes are left to the policy that learns, it comes first."""
@@ -105,6 +111,38 @@ class LaneBehavior(ABC):
 def copied(policy: Any) -> Any:
     """Returns a copy of a policy with parameters of its own."""
     return copy.deepcopy(policy)
+
+
+@final
+class Composed:
+    """An actor made of others, at least one of which has a memory; each sees the lanes beside it.
+
+    Its parts keep their states: whole episodes begin with zeros, and nobody goes on with slabs of several policies.
+    """
+
+    state: np.ndarray | None = None
+
+    def __init__(self, act: Actor, parts: Sequence[tuple[Actor, slice]]) -> None:
+        self._act, self._parts = act, [(part, lanes) for part, lanes in parts if isinstance(part, Remembering)]
+
+    def __call__(self, obs: Any) -> np.ndarray:
+        """Returns what the actors make of the observations."""
+        return self._act(obs)
+
+    def begin(self, resetting: np.ndarray) -> None:
+        """Lets every part forget everything."""
+        for part, lanes in self._parts:
+            part.begin(resetting[lanes])
+
+    def follow(self, ended: np.ndarray) -> None:
+        """Tells every part which of its lanes ended an episode."""
+        for part, lanes in self._parts:
+            part.follow(ended[lanes])
+
+
+def made_of(act: Actor, parts: Sequence[tuple[Actor, slice]]) -> Actor:
+    """Returns an actor that is made of others, with their memories if they have any."""
+    return Composed(act, parts) if any(isinstance(part, Remembering) for part, _ in parts) else act
 
 
 def _split(obs: Any, count: int) -> tuple[Any, Any]:

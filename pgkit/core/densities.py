@@ -7,10 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pgkit.core.unrolling import blocks_of_columns, is_recurrent, log_prob_of_columns
 from pgkit.types import Observations, Trajectories, map_observations
 
 BLOCK = 2048
 """Rows that are asked for at once, so that what lies between two layers stays in a processor's cache."""
+COLUMNS_OF = 2**16
+"""Rows of the columns that a policy with a memory is asked for at once: each of their rows costs calls of its own."""
 
 
 class Density(Protocol):
@@ -22,6 +25,11 @@ class Density(Protocol):
 
 def log_prob_of_rows(law: Density, trajectories: Trajectories) -> Tensor:
     """Returns log π(a|s) of every row in one pass, `[T, N]`, detached, 0 outside the mask."""
+    if is_recurrent(law):
+        with torch.no_grad():
+            blocks = blocks_of_columns(trajectories, COLUMNS_OF)
+            found = torch.cat([log_prob_of_columns(law, trajectories, block) for block in blocks], dim=1)
+        return torch.where(trajectories.mask, found.to(trajectories.behavior_log_prob.dtype), 0.0)
     rows = trajectories.rows()
     result = trajectories.behavior_log_prob.new_zeros(trajectories.mask.numel())
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,8 +30,10 @@ class NetworkPolicy(nn.Module, ABC):
     """π(a|s) by `law`, whose parameters are the outputs of `network`, scales that do not depend on s apart.
 
     `action_mask` names the entry of a Dict observation that says, by 0, which choices are not allowed; such an entry is
-    no feature, and where there is none everything is allowed.
+    no feature, and where there is none everything is allowed. A `recurrent` policy reads columns, not rows.
     """
+
+    recurrent: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -65,7 +67,10 @@ class NetworkPolicy(nn.Module, ABC):
 
     def forward(self, obs: Observations) -> Tensor:
         """Returns the parameters `[..., K]` of the action law at each observation."""
-        features: Tensor = self.network(self.encoder(obs))
+        return self._completed(self.network(self.encoder(obs)), obs)
+
+    def _completed(self, features: Tensor, obs: Observations) -> Tensor:
+        """Returns the outputs of the network with what does not come from it: constant scales, and the mask."""
         parameters = features if self.log_std is None else torch.cat((features, self.log_std(features)), dim=-1)
         if self.mask is None:
             return parameters

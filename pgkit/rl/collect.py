@@ -9,6 +9,7 @@ from typing import Protocol, final, runtime_checkable
 import numpy as np
 
 from pgkit.errors import RunFault
+from pgkit.experience import Remembering
 from pgkit.options import Count
 from pgkit.rl.lanes import Lanes
 from pgkit.rl.recording import ActionLaw, Actor, Arrays, Recording
@@ -73,6 +74,9 @@ class EpisodesCollector:
             # Lanes that could not pause are in the middle of episodes that began in the batch before.
             self._obs, self._ended = lanes.reset(None), np.zeros(lanes.num_lanes, bool)
         self._fresh = False
+        if isinstance(act, Remembering):
+            act.begin(self._ended)
+        states = _states(act)
         recording = Recording(self._obs, capacity=4 * BLOCK)
         finished = np.zeros(lanes.num_lanes, int)
         for ended in recording.extend(lanes, act, law, self._noise(law, generator, recording, finished)):
@@ -84,7 +88,7 @@ class EpisodesCollector:
                     lanes.pause(finished >= self.quota)
         arrays = recording.arrays()
         first, self._ended, self._obs = self._ended, arrays.done[-1], recording.last
-        return self._cut(arrays, law, first)
+        return self._cut(arrays, law, first, states)
 
     def _noise(
         self, law: ActionLaw, generator: np.random.Generator, recording: Recording, finished: np.ndarray
@@ -100,7 +104,7 @@ class EpisodesCollector:
                     "expected an end; collect=steps takes endless episodes"
                 )
 
-    def _cut(self, arrays: Arrays, law: ActionLaw, reset_first: np.ndarray) -> Batch:
+    def _cut(self, arrays: Arrays, law: ActionLaw, reset_first: np.ndarray, states: np.ndarray | None) -> Batch:
         """Cuts the rows of each lane into its first `quota` episodes, one a column."""
         num_lanes, done = self.lanes.num_lanes, arrays.done
         lane_of, row_of = np.nonzero(done.T)
@@ -128,7 +132,7 @@ class EpisodesCollector:
         order = np.argsort(last, kind="stable")
         return Batch(
             trajectories=_learnt(columns, self.lanes).trajectories(
-                law, starts=starts, mask=mask, lane=lane, whole_episodes=True
+                law, starts=starts, mask=mask, lane=lane, whole_episodes=True, states=states
             ),
             returns=columns.rewards.sum(axis=0)[order].tolist(),
             lengths=lengths[order].tolist(),
@@ -154,6 +158,9 @@ class StepsCollector:
 
     def collect(self, act: Actor, law: ActionLaw, generator: np.random.Generator) -> Batch:
         """Returns one batch of a column a lane."""
+        if isinstance(act, Remembering) and act.state is None:
+            act.begin(self._ended)
+        states = _states(act)
         recording = Recording(self._obs, capacity=self.steps)
         for block in range(0, self.steps, BLOCK):
             noise = law.noise(generator, (min(BLOCK, self.steps - block), self.lanes.num_lanes))
@@ -169,7 +176,7 @@ class StepsCollector:
         lane = np.arange(self.lanes.num_lanes)
         return Batch(
             trajectories=_learnt(arrays, self.lanes).trajectories(
-                law, starts=starts, mask=mask, lane=lane, whole_episodes=False
+                law, starts=starts, mask=mask, lane=lane, whole_episodes=False, states=states
             ),
             returns=returns.tolist(),
             lengths=lengths.tolist(),
@@ -195,6 +202,12 @@ class StepsCollector:
         self._returns[lane] = returns[-1, lane] - returns[row, lane]
         self._lengths[lane] = lengths[-1, lane] - lengths[row, lane]
         return finished
+
+
+def _states(act: Actor) -> np.ndarray | None:
+    """Returns a copy of the state that an actor has of every lane, None where it has no memory."""
+    state = act.state if isinstance(act, Remembering) else None
+    return None if state is None else state.copy()
 
 
 def _learnt(arrays: Arrays, lanes: Lanes) -> Arrays:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pgkit.errors import RunFault
+from pgkit.experience import Remembering
 from pgkit.rl.lanes import Lanes
 from pgkit.rl.spaces import Observation
 from pgkit.types import Observations, Trajectories
@@ -51,6 +52,7 @@ class Recording:
     def extend(self, lanes: Lanes, act: Actor, law: ActionLaw, noise: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields, after each step of the lanes, which of them ended an episode `[N]`; one step a row of noise."""
         obs = self.last
+        follow = act.follow if isinstance(act, Remembering) else None
         for row in noise:
             parameters = act(obs)
             actions = law.sample(parameters, row)
@@ -68,7 +70,10 @@ class Recording:
                 self._obs[""][index + 1] = obs
             self.last = obs
             self.rows = index + 1
-            yield terminated | truncated
+            ended = terminated | truncated
+            if follow is not None:
+                follow(ended)
+            yield ended
 
     def since_end(self) -> np.ndarray:
         """Returns how many rows each lane has gone without an end, `[L]`."""
@@ -113,10 +118,18 @@ class Arrays:
         return self.terminated | self.truncated
 
     def trajectories(
-        self, law: ActionLaw, *, starts: np.ndarray, mask: np.ndarray, lane: np.ndarray, whole_episodes: bool
+        self,
+        law: ActionLaw,
+        *,
+        starts: np.ndarray,
+        mask: np.ndarray,
+        lane: np.ndarray,
+        whole_episodes: bool,
+        states: np.ndarray | None = None,
     ) -> Trajectories:
         """Returns the batch, with the log-probability of each action under the parameters it was drawn with.
 
+        `states` `[L, S]` are those of an actor with a memory before the first row.
         Raises: RunFault where the policy's parameters are not finite, or no action was allowed.
         """
         if fault := law.fault(self.parameters, mask):
@@ -143,6 +156,7 @@ class Arrays:
             lane=torch.from_numpy(lane),
             whole_episodes=whole_episodes,
             action_mask=None if allowed is None else torch.from_numpy(allowed),
+            policy_state=None if states is None else torch.from_numpy(states[lane]),
         )
 
 

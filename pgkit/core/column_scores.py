@@ -1,0 +1,183 @@
+"""The scores of a policy with a memory: a step's log-probability depends on all that its column has seen.
+
+Columns are independent of each other, and a layer's gradient is still that of its outputs times its inputs, summed over
+all its uses in the column. So the gradient of every column under one coefficient vector is one backward pass of the
+whole batch and one batched product, as for networks of rows; other than there each vector takes a pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pgkit.core import persample
+from pgkit.core.layers import Constant
+from pgkit.core.unrolling import log_prob_of_columns
+from pgkit.types import Trajectories
+
+CHUNK = 2**23
+"""Numbers of one pass over some columns, 32 MiB in float32."""
+
+
+@final
+class ColumnScores:
+    """Every step's score ∇log π(a_t | what came before) of a batch, as `pgkit.scoring.Scores` wants them.
+
+    The policy must not change while they are in use. Scores of single steps take a backward pass for every time.
+    """
+
+    def __init__(self, policy: nn.Module, trajectories: Trajectories, mask: Tensor) -> None:
+        if not persample.factors_into_layers(policy):
+            raise ValueError("policy: has parameters outside Linear and Constant layers, expected none")
+        self.policy, self.trajectories, self.mask = policy, trajectories, mask
+
+    @cached_property
+    def layout(self) -> Mapping[str, slice]:
+        """Where each trainable parameter lies in P, by name, as in the module that has the policy for its `policy`."""
+        return {f"policy.{name}": place for name, place in persample.layout(self.policy).items()}
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """P."""
+        return persample.num_parameters(self.policy)
+
+    def gradients(self, coefficients: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields (columns, gradients `[M, n, P]`) of the samples under each of M coefficient vectors, in chunks.
+
+        Shapes: coefficients `[M, F, N]`, or fewer columns: then the first ones are meant.
+        """
+        for columns in self._chunks(*coefficients.shape[::2]):
+            yield columns, self.gradients_of(columns, coefficients[:, :, columns])
+
+    def gradients_of(self, columns: slice, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[M, n, P]` of n neighbouring samples under each of M coefficient vectors.
+
+        Shapes: coefficients `[M, F, n]`, those of the samples in `columns`.
+        """
+        column = _Unrolled(self, columns)
+        return torch.stack([column.gradient(each) for each in coefficients])
+
+    def stacked(self, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[M, N, P]` under each of M coefficient vectors `[M, F, N]`, all in memory."""
+        return torch.cat([gradients for _, gradients in self.gradients(coefficients)], dim=1)
+
+    def per_sample(self, coefficients: Tensor) -> Tensor:
+        """Returns the gradients `[N, P]` of every sample under one coefficient vector `[F, N]`, all in memory."""
+        return torch.cat([gradients[0] for _, gradients in self.gradients(coefficients[None])])
+
+    def step_products(self, vectors: Tensor) -> Tensor:
+        """Returns ⟨s_tn, v_n⟩ of every factor of every sample with a vector of that sample, `[F, N]`.
+
+        It is the derivative of ⟨Σ_t u_t s_t, v⟩ in u, in two backward passes.
+        Shapes: vectors `[N, P]`.
+        """
+        parts = []
+        for columns in self._chunks(1, self.mask.shape[1]):
+            with torch.enable_grad():
+                dials = torch.ones_like(self.mask[:, columns], dtype=vectors.dtype).requires_grad_()
+                gradient = _Unrolled(self, columns).gradient(dials, differentiable=True)
+                (products,) = torch.autograd.grad((gradient * vectors[columns]).sum(), dials)
+            parts.append(products)
+        return torch.where(self.mask, torch.cat(parts, dim=1), 0.0)
+
+    def step_squares(self) -> Tensor:
+        """Returns |s_tn|² of every factor of every sample, `[F, N]`."""
+        parts = []
+        for columns in self._chunks(1, self.mask.shape[1]):
+            column = _Unrolled(self, columns)
+            parts.append(torch.stack([column.score(t).square().sum(dim=1) for t in range(len(self.mask))]))
+        return torch.cat(parts, dim=1)
+
+    def of_steps(self, index: Tensor) -> Tensor:
+        """Returns the scores `[M, P]` of single factors, all in memory.
+
+        Shapes: index `[M]`, flat, as f * N + n.
+        """
+        num_columns = self.mask.shape[1]
+        time, sample = index // num_columns, index % num_columns
+        column = _Unrolled(self, slice(0, num_columns))
+        result = column.log_prob.new_zeros(len(index), self.num_parameters)
+        for t in time.unique().tolist():
+            here = time == t
+            result[here] = column.score(t)[sample[here]]
+        return result
+
+    def layers_of_steps(self, index: Tensor) -> Sequence[persample.LayerScores] | None:
+        """Returns None: the uses of a layer at several steps make one score."""
+        return None
+
+    def _chunks(self, num_vectors: int, num_samples: int) -> list[slice]:
+        width = sum(
+            layer.in_features + layer.out_features for layer in self.policy.modules() if isinstance(layer, nn.Linear)
+        )
+        each = num_vectors * self.num_parameters + 4 * len(self.mask) * width
+        size = min(num_samples, max(1, CHUNK // each))
+        return [slice(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]
+
+
+@final
+class _Unrolled:
+    """One forward pass over some columns, and all the uses of layers in it."""
+
+    def __init__(self, scores: ColumnScores, columns: slice) -> None:
+        self._policy, self._mask = scores.policy, scores.mask[:, columns]
+        self._num_parameters = scores.num_parameters
+        self._uses: list[tuple[nn.Module, Tensor, Tensor]] = []
+        layers = [layer for layer in self._policy.modules() if isinstance(layer, nn.Linear | Constant)]
+        handles = [layer.register_forward_hook(self._remember) for layer in layers]
+        try:
+            with torch.enable_grad():
+                self.log_prob = log_prob_of_columns(self._policy, scores.trajectories, columns)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def gradient(self, coefficients: Tensor, *, differentiable: bool = False) -> Tensor:
+        """Returns Σ_t c_t s_t of every column, `[n, P]`; coefficients `[F, n]`."""
+        with torch.enable_grad():
+            total = torch.where(self._mask, self.log_prob * coefficients, 0.0).sum()
+            outputs = torch.autograd.grad(
+                total, [output for _, _, output in self._uses], retain_graph=True, create_graph=differentiable,
+                allow_unused=True,
+            )  # fmt: skip
+        # The first uses of a layer come first; after the last row that counts there is nothing.
+        pieces: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        for (layer, inputs, _), gradient in zip(self._uses, outputs, strict=True):
+            if gradient is not None:
+                pieces.setdefault(layer, []).append((_rows(inputs), _rows(gradient)))
+        gradients = {name: value for layer, uses in pieces.items() for name, value in self._named(layer, uses).items()}
+        result = [
+            gradients[parameter].flatten(1)
+            if parameter in gradients
+            else coefficients.new_zeros(coefficients.shape[1], parameter.numel())
+            for parameter in self._policy.parameters()
+            if parameter.requires_grad
+        ]
+        return torch.cat(result, dim=1)
+
+    def score(self, time: int) -> Tensor:
+        """Returns the scores `[n, P]` of one step, 0 outside the mask."""
+        only = torch.zeros_like(self.log_prob)
+        only[time] = 1.0
+        return self.gradient(only)
+
+    def _remember(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        self._uses.append((layer, arguments[0].detach(), output))
+
+    @staticmethod
+    def _named(layer: Any, uses: list[tuple[Tensor, Tensor]]) -> dict[nn.Parameter, Tensor]:
+        """Returns the gradients `[n, …]` of a layer's parameters; inputs and output gradients are `[t, n, …]`."""
+        inputs, outputs = (torch.cat(each) for each in zip(*uses, strict=True))
+        if isinstance(layer, Constant):
+            return {layer.value: outputs.sum(dim=0)}
+        result = {layer.weight: torch.einsum("tno,tni->noi", outputs, inputs)}
+        return result if layer.bias is None else {**result, layer.bias: outputs.sum(dim=0)}
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Returns values of one row `[n, …]` or of many `[t, n, …]` as the latter."""
+    return values[None] if values.dim() == 2 else values

@@ -42,12 +42,14 @@ class Objective(Protocol):
     """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all.
 
     `coefficients` are those of the scores of all rows `[T * N]`, or `[T * N, C]`; `valid` lists the rows that count.
+    It `reads_columns` where rows take the whole columns that they lie in, as with a policy that has a memory.
     """
 
     trajectories: Trajectories
     factors: Factors
     coefficients: Tensor
     valid: Tensor
+    reads_columns: bool
 
     def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
         """Returns the objective on some rows, an unbiased estimate of the whole where they are drawn at random."""

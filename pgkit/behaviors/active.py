@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pgkit.behaviors.base import LaneBehavior, copied
+from pgkit.core.unrolling import law_parameters, mean_divergence
 from pgkit.errors import UsageError
 from pgkit.options import Count, Positive
 from pgkit.types import Factors, Metrics, Trajectories
@@ -70,14 +71,15 @@ class Active(LaneBehavior):
         optimizer = torch.optim.Adam(self._other.parameters(), lr=self.learning_rate)
         first = last = 0.0
         for step in range(self.steps + 1):
-            value = (counts * self._other.log_prob(rows.obs, rows.actions)).sum()
+            laws = law_parameters(self._other, trajectories, rows)
+            value = (counts * self._other.law.log_prob(laws, rows.actions)).sum()
             first, last = (float(value.detach()) if step == 0 else first), float(value.detach())
             if step < self.steps:
                 optimizer.zero_grad()
                 (-value).backward()
                 optimizer.step()
         optimizer.zero_grad()
-        divergence = float(self.policy.divergence(self._other, rows.obs).mean())
+        divergence = mean_divergence(self.policy, self._other, trajectories, rows.index)
         return dict(zip(self.tags, (last - first, divergence), strict=True))
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.func import jacrev, vmap
 from pgkit.core.fisher import empirical_vector_product
 from pgkit.core.natural import solve_conjugate_gradient
 from pgkit.core.scores import Scores
+from pgkit.core.unrolling import is_recurrent
 from pgkit.diagnostics.gradients import Unanswered, chunks_in_use
 from pgkit.options import Count, Positive
 from pgkit.snapshot import Snapshot
@@ -56,9 +57,10 @@ class FisherGeometry:
         damping = self.damping * float(values.mean())
         smallest = values[-min(scores.shape)]
         condition = float((values[-1] + damping) / (smallest + damping))
-        exact = float(expected_scores(snapshot, index).step_squares().sum()) / len(index)
         metrics: Metrics = dict(zip(self.tags, (condition, None, None, None), strict=True))
-        if exact > 0:
+        if is_recurrent(snapshot.before):
+            metrics |= self._unanswered(self.tags[3:], "the policy has a memory")
+        elif (exact := float(expected_scores(snapshot, index).step_squares().sum()) / len(index)) > 0:
             metrics["fisher/empirical_over_exact"] = float(scores.square().sum()) / len(scores) / exact
         gradient = _mean_gradient(snapshot).double()
         if not gradient.any():

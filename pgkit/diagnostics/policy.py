@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from pgkit.core.unrolling import mean_divergence
 from pgkit.options import Count
 from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
@@ -28,5 +29,5 @@ class PolicyChange:
         if len(valid) == 0:
             return {"policy/kl": None}
         stride = 1 if self.max_rows is None else -(-len(valid) // self.max_rows)
-        obs = snapshot.trajectories.rows(valid[::stride]).obs
-        return {"policy/kl": float(snapshot.before.divergence(snapshot.policy, obs).mean())}
+        divergence = mean_divergence(snapshot.before, snapshot.policy, snapshot.trajectories, valid[::stride])
+        return {"policy/kl": divergence}

@@ -9,6 +9,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from pgkit.core.unrolling import is_recurrent
 from pgkit.diagnostics.fisher import expected_scores, thinned
 from pgkit.diagnostics.gradients import Unanswered
 from pgkit.options import Count
@@ -43,6 +44,8 @@ class ScoreMean:
 
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns the largest z-score and their root mean square, null where no score moves a parameter."""
+        if is_recurrent(snapshot.before):
+            return self._unanswered(self.tags, "the exact variance of scores is not known where the policy has a memory")
         z = self._scores(snapshot)
         if len(z) == 0:
             return self._unanswered(self.tags, "every score is 0")

@@ -10,6 +10,7 @@ from torch import Tensor
 from pgkit.core.linear_quadratic import LinearQuadratic
 from pgkit.core.processes import Process
 from pgkit.core.truth import exact_gradient
+from pgkit.core.unrolling import is_recurrent
 from pgkit.diagnostics.features import unit_of_rewards
 from pgkit.diagnostics.gradients import Unanswered, chunks_in_use
 from pgkit.errors import UsageError
@@ -40,6 +41,8 @@ class Truth:
             )
         if not facts.whole_episodes:
             raise UsageError("diagnostics: truth on slabs of steps, expected collect=episodes")
+        if is_recurrent(policy):
+            raise UsageError("diagnostics: truth with a policy that has a memory, expected policy=mlp")
         self.every, self.gamma, self.discounted, self.dynamics = every, gamma, facts.discounted, facts.dynamics
         try:
             self._exact(policy)

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from pgkit.action_values import ActionCritic
 from pgkit.core import score
+from pgkit.core.column_scores import ColumnScores
 from pgkit.core.recursions import episode_time
 from pgkit.core.scores import Scores
+from pgkit.core.unrolling import is_recurrent
 from pgkit.experience import Weights
 from pgkit.protocols import Critic, Estimator, Policy, Returns
 from pgkit.types import Factors, Trajectories, map_observations
@@ -75,7 +77,9 @@ def factors_of(
     return replace(factors, scale=estimator.scale(factors))
 
 
-def scores_of(log_probability: LogProbability, trajectories: Trajectories, mask: Tensor) -> Scores:
+def scores_of(log_probability: LogProbability, trajectories: Trajectories, mask: Tensor) -> Scores | ColumnScores:
     """Returns the scores of a batch at the parameters that the policy will have when they are first read."""
+    if is_recurrent(log_probability.policy):
+        return ColumnScores(log_probability.policy, trajectories, mask)
     contexts = map_observations(lambda x: x[:-1], trajectories.obs)
     return Scores(log_probability, (contexts, trajectories.actions), mask)

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from pgkit.core import fisher, score
 from pgkit.core.action_terms import Terms, taken
+from pgkit.core.unrolling import blocks_of_columns, is_recurrent, law_parameters
 from pgkit.objectives import ObjectiveValue, RowTerms
 from pgkit.protocols import Estimator
 from pgkit.types import Factors, Rows, Trajectories, map_observations
 
 BLOCK = 4096
 """Rows differentiated at once: their activations stay in a processor's cache."""
+COLUMNS_OF = 2**15
+"""Rows of the columns differentiated at once where a policy has a memory: each step costs calls of its own."""
 
 
 def correction_of(estimator: Estimator, factors: Factors, coefficients: Tensor) -> Tensor | None:
@@ -57,6 +60,7 @@ class PolicyObjective:
         columns = average == "columns"
         self.num_samples = trajectories.num_columns if columns else max(len(self.valid), 1)
         self.entropy_coefficient = entropy_coefficient
+        self.reads_columns = is_recurrent(policy)
         self.correction = None if correction is None else correction * (trajectories.num_columns / self.num_samples)
 
     def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
@@ -70,12 +74,23 @@ class PolicyObjective:
         Their entropies add up to the mean entropy. Differentiating piece by piece is up to twice as fast as at once.
         """
         taken = self.trajectories.rows(self.everything)
+        for part in self._blocks(taken):
+            value = self._value(part, self.num_samples)
+            yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(taken.index)))
+
+    def _blocks(self, taken: Rows) -> Iterator[Rows]:
+        """Yields the rows in pieces, of whole columns where that is how the policy reads."""
+        if self.reads_columns:
+            column = taken.index % self.trajectories.num_columns
+            for columns in blocks_of_columns(self.trajectories, COLUMNS_OF):
+                inside = taken.index[(column >= columns.start) & (column < columns.stop)]
+                if len(inside):
+                    yield self.trajectories.rows(inside)
+            return
         for start in range(0, len(taken.index), BLOCK):
             block = slice(start, start + BLOCK)
             obs = map_observations(lambda x, block=block: x[block], taken.obs)  # type: ignore[misc]  # bound now
-            part = Rows(obs=obs, actions=taken.actions[block], index=taken.index[block])
-            value = self._value(part, self.num_samples)
-            yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(taken.index)))
+            yield Rows(obs=obs, actions=taken.actions[block], index=taken.index[block])
 
     def terms(self, rows: Tensor | None = None) -> RowTerms:
         """Returns the rows of the objective one by one, the valid ones by default.
@@ -85,7 +100,7 @@ class PolicyObjective:
         if self.coefficients.dim() > 1 or self.correction is not None:
             raise ValueError("terms: several a row, or a control variate on their sums, expected one a row")
         taken = self.trajectories.rows(self.everything if rows is None else rows)
-        parameters = self.policy(taken.obs)
+        parameters = law_parameters(self.policy, self.trajectories, taken)
         return RowTerms(
             log_prob=self.policy.law.log_prob(parameters, taken.actions),
             behavior_log_prob=self.trajectories.behavior_log_prob.reshape(-1)[taken.index],
@@ -99,8 +114,7 @@ class PolicyObjective:
     def laws(self) -> Tensor:
         """Returns the parameters of the action law `[M, K]` at every valid row, detached."""
         with torch.no_grad():
-            parameters: Tensor = self.policy(self.trajectories.rows(self.everything).obs)
-        return parameters
+            return law_parameters(self.policy, self.trajectories, self.trajectories.rows(self.everything))
 
     def divergence(self, before: Tensor) -> Tensor:
         """Returns Σ_t KL(π_before ‖ π) `[N]` over the valid rows of each column."""
@@ -116,12 +130,12 @@ class PolicyObjective:
     def curvature(self, rows: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Returns v → F v `[P]`, F the Fisher matrix of the policy as it is, a mean over rows, exact in the actions."""
         taken = self.trajectories.rows(self.everything if rows is None else rows)
-        parameters = self.policy(taken.obs)
+        parameters = law_parameters(self.policy, self.trajectories, taken)
         divergence = self.policy.law.kl(parameters.detach(), parameters).mean()
         return fisher.curvature(divergence, [each for each in self.policy.parameters() if each.requires_grad])
 
     def _value(self, rows: Rows, num_samples: float) -> ObjectiveValue:
-        parameters = self.policy(rows.obs)
+        parameters = law_parameters(self.policy, self.trajectories, rows)
         coefficients = self.coefficients[rows.index]
         terms = self._terms(self.policy.law, parameters, rows.actions)
         surrogate = score.surrogate(terms, coefficients, num_samples=num_samples)

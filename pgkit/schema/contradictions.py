@@ -153,7 +153,8 @@ def _minibatch_beyond_batch(config: Tree) -> str | None:
     if pieces is None or length is None:
         return None
     lanes, unit = config.get("env", {}).get("num_envs", 1), "rows"
-    if update.get("minibatch_of") == "columns":
+    of = update.get("minibatch_of")
+    if of == "columns" or (of == "auto" and attribute(_target(config, "policy"), "recurrent", False)):
         size, unit = lanes if slabs else length, "columns"
     elif slabs:
         size = length * lanes

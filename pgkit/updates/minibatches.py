@@ -11,7 +11,7 @@ from torch import Tensor
 from pgkit.objectives import Objective
 from pgkit.options import Count
 
-MinibatchOf = Literal["steps", "columns"]
+MinibatchOf = Literal["auto", "steps", "columns"]
 Normalise = Literal["none", "batch", "minibatch"]
 
 
@@ -19,7 +19,8 @@ Normalise = Literal["none", "batch", "minibatch"]
 class Minibatches:
     """Walks a batch `epochs` times, newly shuffled each time, in `number` pieces of equal size.
 
-    `of` says what is shuffled, single rows or whole columns; `normalise` whether advantages are taken less their mean
+    `of` says what is shuffled, single rows or whole columns; `auto` is columns where the policy reads those, steps
+    otherwise; `normalise` whether advantages are taken less their mean
     over their standard deviation, and among which rows.
     """
 
@@ -30,18 +31,21 @@ class Minibatches:
 
     def pieces(self, objective: Objective) -> int:
         """Returns the number of minibatches an epoch: what was asked for, where episodes leave that many rows."""
-        most = len(objective.valid) if self.of == "steps" else objective.trajectories.num_columns
+        most = objective.trajectories.num_columns if self._in_columns(objective) else len(objective.valid)
         return max(1, min(most, self.number))
 
     def walk(self, objective: Objective) -> Iterator[Tensor]:
         """Yields the flat rows of every minibatch of every epoch."""
         valid, num_columns, pieces = objective.valid, objective.trajectories.num_columns, self.pieces(objective)
         for _ in range(self.epochs):
-            if self.of == "steps":
+            if not self._in_columns(objective):
                 yield from valid[torch.randperm(len(valid), generator=self.generator)].tensor_split(pieces)
                 continue
             for columns in torch.randperm(num_columns, generator=self.generator).tensor_split(pieces):
                 yield valid[torch.isin(valid % num_columns, columns)]
+
+    def _in_columns(self, objective: Objective) -> bool:
+        return self.of == "columns" or (self.of == "auto" and objective.reads_columns)
 
     def advantages(self, objective: Objective) -> Tensor:
         """Returns the coefficients of all rows `[T * N]` without the ratios that are in them; normalised if of a batch.

@@ -47,7 +47,7 @@ class PPOClip:
         clip: Positive = 0.2,
         epochs: Count = 4,
         minibatches: Count = 4,
-        minibatch_of: MinibatchOf = "steps",
+        minibatch_of: MinibatchOf = "auto",
         normalise_advantages: Normalise = "minibatch",
         target_kl: Positive | None = None,
         max_grad_norm: Positive | None = 0.5,

@@ -38,6 +38,22 @@ class RowTerms:
     num_samples: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """What single rows say of the policy as it is, and the gradient of any weighted sum of their scores.
+
+    All an update needs whose ascent direction is a rule for coefficients; `gradient(coefficients [M], entropy)` returns
+    Σ_i c_i ∇ log π_i + entropy Σ_i ∇H_i, `[P]`. The other fields are as in `RowTerms`, but nothing is differentiable.
+    """
+
+    log_prob: Tensor
+    behavior_log_prob: Tensor
+    entropy: Tensor
+    index: Tensor
+    num_samples: float
+    gradient: Callable[[Tensor, float], Tensor]
+
+
 class Objective(Protocol):
     """The objective of one batch as a function of the policy's parameters; `rows` are flat indices, None means all.
 
@@ -59,6 +75,9 @@ class Objective(Protocol):
 
     def terms(self, rows: Tensor | None = None) -> RowTerms:
         """Returns the rows of the objective one by one, at the policy as it is now."""
+
+    def scored(self, rows: Tensor) -> ScoredRows:
+        """Returns flat rows as the policy sees them now, by hand-written derivatives where there are some."""
 
     def laws(self) -> Tensor:
         """Returns the parameters of the action law `[M, K]` at every valid row, detached, as the policy is now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
@@ -14,6 +15,7 @@ from pgkit.core.convolutions import Channels, Convolutional, Convolutions
 from pgkit.core.encoder import Encoder
 from pgkit.core.networks import multilayer_perceptron
 from pgkit.core.running import deviation, merge_moments
+from pgkit.critics.fit import LeastSquares
 from pgkit.options import Count, Positive
 from pgkit.types import Metrics, Observations, Rows, Trajectories
 
@@ -105,6 +107,7 @@ class FittedCritic(ABC):
         layers = nn.Sequential(*first, *rest)
         self.network = ValueNetwork(encoder, layers)
         self.optimizer = torch.optim.Adam(layers.parameters(), lr=learning_rate, fused=True)
+        self._fit = LeastSquares(layers, self.optimizer)
         self.generator = generator
         self.steps, self.minibatch_size = steps, minibatch_size
 
@@ -148,13 +151,9 @@ class FittedCritic(ABC):
         total = torch.zeros(())
         for _ in range(self.steps):
             index = torch.randint(len(goal), (min(self.minibatch_size, len(goal)),), generator=self.generator)
-            predicted = self.chosen(self.network.network(inputs[index]), rows.actions[index])
-            errors = (predicted - goal[index]).square()
-            loss = errors.mean() if counts is None else (counts[index] * errors).mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach()
+            weights = None if counts is None else counts[index]
+            chosen = partial(self.chosen, actions=rows.actions[index])
+            total += self._fit.step(inputs[index], goal[index], weights, chosen)
         self.network.encoder.update(rows)
         return {"critic/loss": float(total) / self.steps * self.network.spread**2}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pgkit.core.encoder import CLIP, Encoder
-from pgkit.core.layers import Tanh
+from pgkit.core.perceptron import Perceptron
 from pgkit.policies.law import MASKED
 from pgkit.types import map_observations
 
@@ -23,8 +23,7 @@ def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None
 
     The array it returns, `[N, K]`, is overwritten by the next call with the same N.
     """
-    weights = [(_view(layer.weight).T, _view(layer.bias)) for layer in network if isinstance(layer, nn.Linear)]
-    squash = next((_IN_PLACE[type(layer)] for layer in network if type(layer) in _IN_PLACE), None)
+    perceptron = Perceptron(network)
     mean, scale = _view(encoder.mean), _view(encoder.scale)
     dtype = scale.dtype
     tail = None if log_std is None else _view(log_std)
@@ -32,7 +31,7 @@ def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None
     buffers: dict[int, tuple[Array, list[Array], Array]] = {}
 
     def allocate(rows: int) -> tuple[Array, list[Array], Array]:
-        sizes = [bias.shape[0] for _, bias in weights]
+        sizes = perceptron.sizes
         result = np.empty((rows, sizes[-1] + (0 if tail is None else len(tail))), dtype)
         return np.empty((rows, encoder.features), dtype), [np.empty((rows, size), dtype) for size in sizes], result
 
@@ -48,13 +47,7 @@ def numpy_actor(encoder: Encoder, network: nn.Sequential, log_std: Tensor | None
             np.subtract(obs.reshape(rows, -1), mean, out=features, casting="same_kind")
             np.multiply(features, scale, out=features)
             np.clip(features, -CLIP, CLIP, out=features)
-        hidden = features
-        for index, ((weight, bias), output) in enumerate(zip(weights, outputs, strict=True)):
-            if index and squash is not None:
-                squash(hidden)
-            np.dot(hidden, weight, out=output)
-            output += bias
-            hidden = output
+        hidden = perceptron.run(features, outputs)
         if tail is None:
             return hidden
         result[:, : -len(tail)] = hidden
@@ -75,31 +68,17 @@ def masked_actor(act: Actor, key: str) -> Actor:
     return masked
 
 
-def torch_actor(policy: Callable[[Any], Tensor]) -> Actor:
-    """Returns an actor that runs the policy's own forward pass without gradients: the general path."""
+def torch_actor(policy: nn.Module) -> Actor:
+    """Returns an actor that runs the policy's own forward pass where it lives, without gradients: the general path."""
 
     def act(obs: Any) -> Array:
+        device = next(policy.parameters()).device
         with torch.inference_mode():
-            return policy(map_observations(torch.as_tensor, obs)).cpu().numpy()
+            result: Tensor = policy(map_observations(lambda each: torch.as_tensor(each).to(device), obs))
+            return result.cpu().numpy()
 
     return act
 
 
 def _view(tensor: Tensor) -> Array:
     return tensor.detach().numpy()
-
-
-def _tanh(x: Array) -> None:
-    np.tanh(x, out=x)
-
-
-def _relu(x: Array) -> None:
-    np.maximum(x, 0, out=x)
-
-
-def _silu(x: Array) -> None:
-    # x / (1 + exp(-x)); the exponent is capped where the quotient is 0 in any case.
-    x /= 1 + np.exp(np.minimum(-x, 80))
-
-
-_IN_PLACE: dict[type[nn.Module], Callable[[Array], None]] = {Tanh: _tanh, nn.ReLU: _relu, nn.SiLU: _silu}

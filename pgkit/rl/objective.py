@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, Literal, final
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from pgkit.core import fisher, score
 from pgkit.core.action_terms import Terms, taken
+from pgkit.core.expectation import flat_gradient
 from pgkit.core.unrolling import blocks_of_columns, is_recurrent, law_parameters
-from pgkit.objectives import ObjectiveValue, RowTerms
+from pgkit.objectives import ObjectiveValue, RowTerms, ScoredRows
 from pgkit.protocols import Estimator
 from pgkit.types import Factors, Rows, Trajectories, map_observations
 
@@ -110,6 +112,42 @@ class PolicyObjective:
             parameters=parameters,
             num_samples=self.num_samples * len(taken.index) / max(len(self.valid), 1),
         )
+
+    def scored(self, rows: Tensor) -> ScoredRows:
+        """Returns flat rows as the policy sees them now, by hand-written derivatives where the policy has some."""
+        if self._by_hand is None:
+            terms = self.terms(rows)
+            log_prob, entropy, gradient = terms.log_prob.detach(), terms.entropy.detach(), self._gradient_of(terms)
+        else:
+            policy, everything = self._by_hand
+            read = policy.read(everything, rows.numpy())
+            log_prob, entropy, gradient = read.log_prob, read.entropy, read.gradient
+        return ScoredRows(
+            log_prob=log_prob,
+            behavior_log_prob=self.trajectories.behavior_log_prob.reshape(-1)[rows],
+            entropy=entropy,
+            index=rows,
+            num_samples=self.num_samples * len(rows) / max(len(self.valid), 1),
+            gradient=gradient,
+        )
+
+    @cached_property
+    def _by_hand(self) -> tuple[Any, Any] | None:
+        """The policy in numpy and all rows as it reads them; None where autograd is the way."""
+        policy = self.policy.by_hand() if hasattr(self.policy, "by_hand") else None
+        if policy is None:
+            return None
+        obs = map_observations(lambda x: x[:-1].flatten(0, 1), self.trajectories.obs)
+        return policy, policy.rows(obs, self.trajectories.actions.flatten(0, 1))
+
+    def _gradient_of(self, terms: RowTerms) -> Callable[[Tensor, float], Tensor]:
+        def gradient(coefficients: Tensor, entropy: float) -> Tensor:
+            value = coefficients @ terms.log_prob
+            if entropy:
+                value = value + entropy * terms.entropy.sum()
+            return flat_gradient(value, {n: each for n, each in self.policy.named_parameters() if each.requires_grad})
+
+        return gradient
 
     def laws(self) -> Tensor:
         """Returns the parameters of the action law `[M, K]` at every valid row, detached."""

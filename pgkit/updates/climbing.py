@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
+from pgkit.core.flat_gradient import FlatGradient
 from pgkit.errors import RunFault
 from pgkit.objectives import Objective
 
@@ -69,10 +71,18 @@ class Climber:
 
         Raises: RunFault as `step` does.
         """
-        pieces = gradient.split([p.numel() for p in self.parameters])
-        for parameter, piece in zip(self.parameters, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter).to(parameter.dtype).neg()
-        return self.step()
+        norm = float(gradient.norm())
+        if not norm < float("inf"):
+            raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
+        # Uphill for an optimizer that minimises: the same sign flip.
+        torch.mul(gradient, -min(1.0, self.limit / norm if norm else 1.0), out=self._descent.vector)
+        self._descent.hand_over()
+        self.optimizer.step()
+        return norm
+
+    @cached_property
+    def _descent(self) -> FlatGradient:
+        return FlatGradient(self.parameters)
 
     def gradient(self, value: Tensor) -> Tensor:
         """Returns the gradient `[P]` of a scalar; parameters that it does not depend on have 0."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from pgkit.objectives import Objective, RowTerms
+from pgkit.objectives import Objective
 from pgkit.options import Count, NonNegative, Positive
 from pgkit.types import Metrics
 from pgkit.updates.climbing import LARGEST_LOG_RATIO, Climber
@@ -72,49 +72,39 @@ class PPOClip:
         self._climber.begin(progress)
         clip = self.clip * (max(0.0, 1.0 - progress) if self.clip_schedule == "linear" else 1.0)
         advantages = self._minibatches.advantages(objective)
-        sums, norms = torch.zeros(4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-        steps, pieces, first = 0, self._minibatches.pieces(objective), None
+        sums, norms, steps, first = torch.zeros(4, dtype=torch.float64), [0.0, 0.0], 0, None
         for rows in self._minibatches.walk(objective):
-            terms = objective.terms(rows)
-            log_ratio = terms.log_prob - terms.behavior_log_prob
-            ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
-            deviation, divergence = (ratio - 1).detach().abs(), float((ratio - 1 - log_ratio).detach().mean())
-            first = float(deviation.max()) if first is None else first
-            if self.target_kl is not None and divergence > self.target_kl:
+            scored = objective.scored(rows)
+            log_ratio = scored.log_prob - scored.behavior_log_prob
+            deviation = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp() - 1
+            divergence = (deviation - log_ratio).mean()
+            first = deviation.abs().max() if first is None else first
+            if self.target_kl is not None and float(divergence) > self.target_kl:
                 sums[2] += divergence * (steps == 0)
                 break
-            value = self._value(terms, ratio, clip, advantages[terms.index])
-            self._climber.clear()
-            self._climber.accumulate(value)
-            norm = self._climber.step()
+            surrogate, slope = clipped_surrogate(self._minibatches.within(advantages[rows]), log_ratio, clip)
+            share = self.entropy_coefficient / scored.num_samples
+            norm = self._climber.ascend(scored.gradient(slope / scored.num_samples, share))
             steps += 1
-            norms += torch.tensor([norm, min(norm, self._climber.limit)], dtype=torch.float64)
-            clipped = float((deviation > clip).double().mean())
-            sums += torch.tensor([float(value.detach()), clipped, divergence, float(terms.entropy.detach().mean())])
-        surrogate, clipped, divergence, entropy = (sums / max(steps, 1)).tolist()
+            norms = [norms[0] + norm, norms[1] + min(norm, self._climber.limit)]
+            value = surrogate.sum() / scored.num_samples + share * scored.entropy.sum()
+            clipped = (deviation.abs() > clip).to(value.dtype).mean()
+            sums += torch.stack((value, clipped, divergence, scored.entropy.mean()))
+        value, clipped, divergence, entropy = (sums / max(steps, 1)).tolist()
         done = steps > 0
-        norm, norm_clipped = (norms / max(steps, 1)).tolist()
         return {
-            "gradient/norm": norm if done else None,
-            "gradient/norm_clipped": norm_clipped if done else None,
-            "update/surrogate": surrogate if done else None,
+            "gradient/norm": norms[0] / steps if done else None,
+            "gradient/norm_clipped": norms[1] / steps if done else None,
+            "update/surrogate": value if done else None,
             "update/learning_rate": self._climber.learning_rate,
             "policy/entropy": entropy if done else None,
             "update/clip": clip,
             "update/clip_fraction": clipped if done else None,
             "update/approximate_kl": divergence,
-            "update/epochs": steps / pieces,
+            "update/epochs": steps / self._minibatches.pieces(objective),
             "update/steps": float(steps),
-            "update/first_ratio_deviation": first,
+            "update/first_ratio_deviation": None if first is None else float(first),
         }
-
-    def _value(self, terms: RowTerms, ratio: Tensor, clip: float, advantages: Tensor) -> Tensor:
-        """Returns the clipped surrogate of a minibatch with its entropy bonus."""
-        advantages = self._minibatches.within(advantages)
-        surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).sum()
-        if self.entropy_coefficient > 0:
-            surrogate = surrogate + self.entropy_coefficient * terms.entropy.sum()
-        return surrogate / terms.num_samples
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state, the learning rates and the generator of minibatches."""
@@ -124,3 +114,14 @@ class PPOClip:
         """Puts them back."""
         self._climber.load_state_dict(state)
         self._minibatches.generator.set_state(state["generator"])
+
+
+def clipped_surrogate(advantages: Tensor, log_ratio: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Returns min(r A, clip(r, 1 − ε, 1 + ε) A) of every row `[M]`, and its derivative in the row's log π.
+
+    The derivative is r A, and 0 where a bound holds the surrogate: that makes an estimator's coefficients of it.
+    """
+    ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+    free, bounded = ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages
+    held = (bounded < free) | (log_ratio > LARGEST_LOG_RATIO)
+    return torch.minimum(free, bounded), torch.where(held, 0.0, free)

@@ -1,0 +1,150 @@
+"""Plain multilayer perceptrons in numpy, on the parameters' own memory: evaluated, and differentiated by hand.
+
+A small network on a small batch costs less than the bookkeeping of a tensor library around it. What is here is equal
+to autograd and several times as fast; anything that is not such a network goes the general way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+from torch import Tensor, nn
+
+from pgkit.core.layers import Tanh
+
+Array = np.ndarray[Any, Any]
+
+
+@final
+class Perceptron:
+    """Linear layers with one kind of activation between them; every in-place change of the parameters is seen at once.
+
+    Attributes: sizes, those of the layers' outputs; num_parameters; dtype.
+    """
+
+    def __init__(self, network: nn.Sequential) -> None:
+        linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+        self._weights = [_view(layer.weight) for layer in linear]
+        self._transposed = [weight.T for weight in self._weights]
+        self._biases = [_view(layer.bias) for layer in linear]
+        kind = next((type(layer) for layer in network if type(layer) in _ACTIVATIONS), Tanh)
+        self._activate, self._slope = _ACTIVATIONS[kind]
+        self.sizes = [len(bias) for bias in self._biases]
+        self.num_parameters = sum(weight.size + len(weight) for weight in self._weights)
+        self.dtype = self._biases[0].dtype
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Perceptron | None:
+        """Returns the network's twin in numpy; None where it is another kind of network, frozen, or not on the CPU."""
+        if type(network) is not nn.Sequential or not len(network) % 2:
+            return None
+        linear, between = network[::2], {type(layer) for layer in network[1::2]}
+        plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
+        if not plain or len(between) > 1 or not between <= set(_ACTIVATIONS):
+            return None
+        parameters = list(network.parameters())
+        if any(not p.requires_grad or p.device.type != "cpu" or not p.is_contiguous() for p in parameters):
+            return None
+        return cls(network)
+
+    def run(self, inputs: Array, outputs: Sequence[Array]) -> Array:
+        """Writes the outputs of every layer, activated but for the last, into `outputs`, and returns the last.
+
+        Shapes: inputs `[M, D]`; outputs `[M, size]`, one a layer.
+        """
+        hidden = inputs
+        for index, output in enumerate(outputs):
+            if index:
+                self._activate(hidden)
+            np.dot(hidden, self._transposed[index], out=output)
+            output += self._biases[index]
+            hidden = output
+        return hidden
+
+    def evaluate(self, inputs: Array) -> Evaluation:
+        """Returns the outputs of inputs `[M, D]`, ready to be differentiated."""
+        hidden, layers, slopes = inputs, [inputs], []
+        last = len(self._weights) - 1
+        for index, (weight, bias) in enumerate(zip(self._transposed, self._biases, strict=True)):
+            hidden = np.dot(hidden, weight)
+            hidden += bias
+            if index < last:
+                slopes.append(self._slope(hidden))
+                layers.append(hidden)
+        return Evaluation(outputs=hidden, weights=self._weights, inputs=layers, slopes=slopes)
+
+
+@final
+class Evaluation:
+    """The `outputs` `[M, K]` of a perceptron on one batch, and the gradients of whatever is made of them."""
+
+    def __init__(
+        self, *, outputs: Array, weights: list[Array], inputs: list[Array], slopes: list[Callable[[], Array]]
+    ) -> None:
+        self.outputs = outputs
+        self._weights, self._inputs, self._slopes = weights, inputs, slopes
+
+    def gradient(self, outputs: Array, into: Array) -> None:
+        """Writes the gradient in the parameters, layer by layer each weight and then its bias, into `into`.
+
+        Shapes: outputs `[M, K]`, the gradient of a scalar in the outputs; into `[P]`.
+        """
+        delta, end = outputs, len(into)
+        for index in range(len(self._weights) - 1, -1, -1):
+            weight, before = self._weights[index], self._inputs[index]
+            begin = end - len(weight)
+            np.add.reduce(delta, axis=0, out=into[begin:end])
+            end = begin - weight.size
+            np.dot(delta.T, before, out=into[end:begin].reshape(weight.shape))
+            if index:
+                delta = np.dot(delta, weight)
+                delta *= self._slopes[index - 1]()
+
+
+def _view(tensor: Tensor) -> Array:
+    return tensor.detach().numpy()
+
+
+def _tanh(x: Array) -> None:
+    np.tanh(x, out=x)
+
+
+def _tanh_slope(x: Array) -> Callable[[], Array]:
+    np.tanh(x, out=x)
+    return lambda: 1 - x * x
+
+
+def _relu(x: Array) -> None:
+    np.maximum(x, 0, out=x)
+
+
+def _relu_slope(x: Array) -> Callable[[], Array]:
+    np.maximum(x, 0, out=x)
+    return lambda: x > 0
+
+
+def _sigmoid(x: Array) -> Array:
+    # The exponent is capped where the quotient is 0 in any case.
+    result: Array = 1 / (1 + np.exp(np.minimum(-x, 80)))
+    return result
+
+
+def _silu(x: Array) -> None:
+    x *= _sigmoid(x)
+
+
+def _silu_slope(x: Array) -> Callable[[], Array]:
+    share = _sigmoid(x)
+    x *= share
+    # x σ(x) has the slope σ + x σ (1 − σ), in which x σ is the output.
+    return lambda: share + x * (1 - share)
+
+
+_ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array], None], Callable[[Array], Callable[[], Array]]]] = {
+    Tanh: (_tanh, _tanh_slope),
+    nn.ReLU: (_relu, _relu_slope),
+    nn.SiLU: (_silu, _silu_slope),
+}
+"""What activates in place, and what does so and returns the slope at the inputs it found, computed when asked for."""

@@ -26,8 +26,33 @@ class ActionExpansion(Protocol):
         """∇Q in the encoded action, taken at its mean, `[F, N, E]`."""
 
     @property
+    def gradients(self) -> Tensor:
+        """∇Q in the action as sampled, taken at that action, `[F, N, A]`, of actions that are real vectors."""
+
+    @property
     def others(self) -> Tensor:
         """Q of the action with one of its dimensions at its mean, less Q of the mean action, `[F, N, D]`."""
+
+
+class Path(Protocol):
+    """What a model of the environment makes of actions near those that were taken; lazy, at the policy as it is."""
+
+    def slopes(self, *, gamma: float, horizon: int | None) -> Tensor:
+        """Returns how the discounted return from each step on moves with the step's action as sampled, `[F, N, A]`.
+
+        The noise of environment and policy stays as it was; of the return at most `horizon` rewards are counted.
+        """
+
+
+@runtime_checkable
+class ReparameterisedLaw(Protocol):
+    """A law whose actions are smooth functions of its parameters and of noise that knows nothing of these."""
+
+    def reparameterised(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Returns actions as sampled, flat, `[..., A]`, moving with the parameters at the noise that they came from."""
+
+    def applied(self, actions: Tensor) -> Tensor:
+        """Returns the actions as the environment takes them, `[..., *act]`, differentiable."""
 
 
 @runtime_checkable

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.spaces import Box, Discrete, Space
 
-from pgkit.action_values import ActionCritic
+from pgkit.action_values import ActionCritic, ReparameterisedLaw
 from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
+from pgkit.estimators.svg import Pathwise
 from pgkit.protocols import Baseline, Critic, Estimator, Returns
+from pgkit.rl.simulated import SERVED
 
 if TYPE_CHECKING:
     from pgkit.assemble import Parts
@@ -24,6 +26,11 @@ def has_values(critic: object) -> bool:
 def has_action_values(critic: object, action_space: Space[Any]) -> bool:
     """Returns whether a critic values each of finitely many actions."""
     return isinstance(critic, ActionCritic) and isinstance(action_space, Discrete)
+
+
+def needs_simulator(estimator: Estimator) -> bool:
+    """Returns whether an estimator reads paths, of which a simulator of the environment knows; a plug-in may say so."""
+    return bool(getattr(estimator, "needs_simulator", False))
 
 
 def check_agreement(parts: Parts, *, columns: int, whole_episodes: bool) -> None:
@@ -46,10 +53,11 @@ def check_agreement(parts: Parts, *, columns: int, whole_episodes: bool) -> None
         refuse_other_weights(parts)
     refuse_other_critics(parts.returns, parts.critic, parts.lanes.action_space)
     if getattr(parts.update, "needs_single_terms", False) and (
-        parts.estimator.needs_action_values or parts.estimator.controlled
+        parts.estimator.needs_action_values or parts.estimator.controlled or needs_simulator(parts.estimator)
     ):
         raise UsageError(f"estimator: {_name(parts.estimator)}, expected plain terms for update {_name(parts.update)}")
     parts.estimator.accepts(parts.lanes.action_space, columns)
+    refuse_other_paths(parts)
     refuse_coupled_control(parts.estimator, parts.baseline)
     if parts.estimator.controlled and columns < 2:
         raise UsageError("estimator.control_variate: with 1 column a batch, expected 2 at least (collect.episodes)")
@@ -97,6 +105,31 @@ def refuse_other_critics(returns: Returns, critic: Critic, action_space: Space[A
         raise UsageError(f"critic: {_name(critic)}, expected critic=value for returns {_name(returns)}")
     if isinstance(action_space, Box) and getattr(returns, "needs_finite_actions", False):
         raise UsageError(f"returns: {_name(returns)} with continuous actions, expected retrace or q_lambda")
+
+
+def refuse_other_paths(parts: Parts) -> None:
+    """Raises UsageError where actions or what follows them do not move smoothly with the policy."""
+    estimator, law, lanes = parts.estimator, parts.policy.law, parts.lanes
+    if isinstance(estimator, Pathwise) and not isinstance(law, ReparameterisedLaw):
+        raise UsageError(
+            f"policy.law: {_name(law)} with estimator {_name(estimator)}, expected gaussian, clipped_gaussian or "
+            "squashed_gaussian, whose actions are smooth functions of noise"
+        )
+    if not needs_simulator(estimator):
+        return
+    if lanes.altered:
+        raise UsageError(f"env.wrappers: with estimator {_name(estimator)}, expected [] and env.reward_clip=null")
+    if parts.simulator is None or not parts.simulator.differentiable:
+        raise UsageError(
+            f"env.id: {lanes.id} with estimator {_name(estimator)}, expected an environment with a differentiable "
+            f"simulator: {SERVED}; svg0 needs none"
+        )
+    if parts.weights.reach != "none":
+        raise UsageError(f"weights: {_name(parts.weights)} with estimator {_name(estimator)}, expected on_policy")
+    if getattr(getattr(parts.returns, "scaler", None), "active", False):
+        raise UsageError(
+            f"returns.scale_rewards: true with estimator {_name(estimator)}, which reads no returns, expected false"
+        )
 
 
 def refuse_coupled_control(estimator: Estimator, baseline: Baseline) -> None:

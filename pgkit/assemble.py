@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from pgkit.agreement import check_agreement, has_action_values, has_values
+from pgkit.agreement import check_agreement, has_action_values, has_values, needs_simulator
 from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.experience import Behavior, Reuse, Weights
@@ -24,9 +24,11 @@ from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
 from pgkit.run.checkpoint import load_policy_state
+from pgkit.rl.simulated import simulator_of
 from pgkit.run.seeds import Streams, draw_seed
 from pgkit.snapshot import Diagnostic, Facts
 from pgkit.types import Coupling
+from pgkit.simulators.base import Simulator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Parts:
     diagnostics: Mapping[str, Diagnostic]
 
     @property
+    simulator: Simulator | None = None
     def coupling(self) -> Coupling:
         """How the estimate ties the columns of a batch together."""
         reference: Coupling = self.baseline.coupling if self.estimator.reads_baseline else "independent"
@@ -92,7 +95,7 @@ def assemble(config: DictConfig) -> Parts:
         has_action_values=has_action_values(critic, lanes.action_space),
         layout=layout(policy),
         # A plug-in that does not say so leaves the states as they come.
-        controlled=estimator.controlled or estimator.needs_action_values,
+        controlled=estimator.controlled or estimator.needs_action_values or needs_simulator(estimator),
         discounted=any(getattr(part, "discount_states", False) for part in (returns, estimator)),
         dynamics=lanes.dynamics,
         batches=config.reuse.get("batches", 1),
@@ -140,6 +143,7 @@ def assemble(config: DictConfig) -> Parts:
     check_agreement(parts, columns=facts.columns, whole_episodes=facts.whole_episodes)
     return parts
 
+        simulator=simulator_of(lanes) if needs_simulator(estimator) else None,
 
 @contextmanager
 def forked_torch_generator(seed: int) -> Iterator[None]:

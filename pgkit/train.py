@@ -40,8 +40,9 @@ def learn(
         journal.collected(batch)
         trajectories = parts.reuse.extend(batch.trajectories, parts.behavior.acting())
         factors = factors_of(
-            trajectories, policy=policy, critic=critic, weights=parts.weights, returns=returns, estimator=estimator
-        )
+            trajectories, policy=policy, critic=critic, weights=parts.weights, returns=returns, estimator=estimator,
+            simulator=parts.simulator,
+        )  # fmt: skip
         reference = baseline.value(factors)
         coefficients = estimator.coefficients(factors, reference)
         with journal.diagnosing():

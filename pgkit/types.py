@@ -28,7 +28,7 @@ from pgkit.expectation import GradientEstimate as GradientEstimate
 from pgkit.expectation import Parameters as Parameters
 
 if TYPE_CHECKING:
-    from pgkit.action_values import ActionExpansion
+    from pgkit.action_values import ActionExpansion, Path
     from pgkit.scoring import Scores
 
 Observations = Tensor | dict[str, Tensor]
@@ -190,9 +190,10 @@ class Factors:
     multiplies (signal − baseline), 0 outside the mask; `scores` are those of the sampling law, unscaled and lazy;
     `rewards` are in the unit of the signal; `contexts` is what each factor was conditioned on and `samples` what was
     drawn, in RL observations and actions. `action_values` and `action_probabilities` are those of every action that
-    might have been drawn, `[F, N, A]`, `expansion` what a critic says of actions near those that were, lazy likewise.
-    `strata` numbers the sampling law that each sample came from, where there are several. A critic is fitted to
-    `targets`, the signal by default, each factor counting `fit_weight` times, once by default.
+    might have been drawn, `[F, N, A]`, `expansion` what a critic says of actions near those that were, and `path`
+    what a simulator of the environment says of them, lazy likewise. `strata` numbers the sampling law that each sample
+    came from, where there are several. A critic is fitted to `targets`, the signal by default, each factor counting
+    `fit_weight` times, once by default.
     """
 
     signal: Tensor
@@ -218,4 +219,5 @@ class Factors:
     @property
     def goals(self) -> Tensor:
         """What a critic is fitted to, `[F, N]`."""
+    path: Path | None = None
         return self.signal if self.targets is None else self.targets

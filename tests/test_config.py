@@ -342,7 +342,7 @@ def test_a_group_of_another_command_is_refused_and_told_where_it_belongs() -> No
 
 
 ELSEWHERE = [
-    ("train", "estimator=arm", "factorised, q_prop, score_function; arm belongs to pgkit.fit"),
+    ("train", "estimator=arm", "factorised, q_prop, score_function, svg, svg0; arm belongs to pgkit.fit"),
     ("train", "optimizer=snes", "one of adam, adamw, rmsprop, sgd; snes belongs to pgkit.fit"),
     ("train", "baseline=optimal_parameter", "optimal_time, value, zero; optimal_parameter belongs to pgkit.fit"),
     ("fit", "estimator=score_function", "termwise_score; score_function belongs to pgkit.train"),

@@ -42,6 +42,7 @@ DOCUMENTS = (
         )
     ),
     "experiments/README.md",
+            "svg",
 )
 AREAS = (
     "return|episode|gradient|policy|baseline|critic|update|time|steps|truth|step_decomposition|trajectory_decomposition"

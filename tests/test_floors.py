@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
     "types expectation experience scoring protocols action_values objectives snapshot options errors schema config",
     "core",
-    "behaviors reuse estimators baselines critics weights returns updates policies diagnostics loggers",
+    "behaviors reuse estimators baselines critics weights returns updates policies diagnostics loggers simulators",
     "rl vi blackbox",
     "run problems reporting",
     "train fit evaluate evaluate_offline offline verify check_env checking report dashboard "

@@ -56,6 +56,15 @@ def taken_and_mean(law: Any, parameters: Tensor, actions: Tensor) -> Tensor:
     return torch.cat([law.log_prob(parameters, actions)[..., None], law.mean(parameters)], dim=-1)
 
 
+def reparameterised(law: Any, parameters: Tensor, actions: Tensor) -> Tensor:
+    """Returns the actions that were taken, `[..., A]`, moving with the parameters while their noise stays as it was.
+
+    Source: Kingma and Welling 2014, arXiv:1312.6114; Heess et al. 2015, arXiv:1510.09142, for actions.
+    """
+    result: Tensor = law.reparameterised(parameters, actions)
+    return result
+
+
 @final
 class RowTerms(nn.Module):
     """Σ_k c_k φ_k as a module of observations, actions and coefficients, so that gradients can be taken of every row.
@@ -111,6 +120,18 @@ def cross_fitted_share(advantage: Tensor, linear: Tensor, scale: Tensor) -> Tens
     inside = scale != 0
     first, second = (torch.where(inside, x * scale, 0.0) for x in (advantage, linear))
     return cross_fitted_ratio((first * second).sum(dim=0), second.square().sum(dim=0))
+
+
+def pathwise_coefficients(slopes: Tensor, scale: Tensor) -> Tensor:
+    """Returns scale · slopes, how what follows moves with each action, detached, 0 where the scale is.
+
+    They belong to the terms `reparameterised`: E[∇Q · ∇_θ x_θ(s, ε)] = ∇_θ E_{x~π_θ}[Q(s, x)].
+    Bias: that of the slopes.
+    Shapes: slopes and the result `[F, N, A]`; scale `[F, N]`.
+    Source: Heess et al. 2015, arXiv:1510.09142.
+    """
+    expect("F N A .", slopes=slopes)
+    return (torch.where(scale[..., None] == 0, 0.0, slopes) * scale[..., None]).detach()
 
 
 def factorised_coefficients(advantage: Tensor, others: Tensor, scale: Tensor) -> Tensor:

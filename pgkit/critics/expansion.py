@@ -35,6 +35,14 @@ class Expansion:
             return torch.autograd.grad(self._quality(mean).sum(), mean)[0]
 
     @cached_property
+    def gradients(self) -> Tensor:
+        """∇Q in the action as sampled, taken at that action, `[F, N, A]`, of actions that are real vectors."""
+        with torch.enable_grad():
+            actions = self._actions.clone().requires_grad_()
+            found = torch.autograd.grad(self._quality(self._policy.law.encode(actions)).sum(), actions)[0]
+        return found.reshape(*self._mean.shape[:-1], -1)
+
+    @cached_property
     def others(self) -> Tensor:
         """Q of the action with one of its dimensions at its mean, less Q of the mean action, `[F, N, D]`."""
         results, start = [], 0

@@ -41,6 +41,13 @@ class SquashedGaussian(Normal):
         return stretched(np.tanh(actions, dtype=np.float64) / 2 + 0.5, self.low, self.high).astype(self.dtype)
 
     def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
+    def applied(self, actions: Tensor) -> Tensor:
+        """Returns the actions as the environment takes them, as a differentiable function `[..., *act]`."""
+        low, high = (
+            torch.as_tensor(each, dtype=actions.dtype, device=actions.device) for each in (self.low, self.high)
+        )
+        return low + (high - low) * (actions.tanh() / 2 + 0.5)
+
         before = super().log_prob_of_dimensions(parameters, actions)
         return before - _log_slope(actions.reshape(before.shape)) - self._log_half_width.to(before)
 

@@ -41,6 +41,15 @@ class Categorical(Law):
         return (parameters + noise).argmax(axis=-1)
 
     def mode(self, parameters: Array) -> Array:
+    def draw(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns actions `[...]` as sampled, drawn where the parameters are."""
+        exponential = torch.empty_like(parameters).exponential_(generator=generator)
+        return (parameters - exponential.clamp(min=1e-30).log()).argmax(dim=-1)
+
+    def applied(self, actions: Tensor) -> Tensor:
+        """Returns the actions as the environment takes them, `[...]`."""
+        return actions + self.start if self.start else actions
+
         return parameters.argmax(axis=-1)
 
     def to_environment(self, actions: Array) -> Array:

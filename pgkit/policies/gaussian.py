@@ -36,6 +36,13 @@ class BoxLaw(Law, ABC):
         return clipped.astype(self.dtype, copy=False)
 
     def encode(self, actions: Tensor) -> Tensor:
+    def applied(self, actions: Tensor) -> Tensor:
+        """Returns the actions as the environment takes them, as a differentiable function `[..., *act]`."""
+        if self.bounds is None:
+            return actions
+        low, high = (torch.as_tensor(bound, dtype=actions.dtype, device=actions.device) for bound in self.bounds)
+        return actions.clamp(low, high)
+
         return actions.reshape(*actions.shape[: actions.dim() - len(self.shape)], self.size)
 
     def with_uniform(self, parameters: Tensor, share: float) -> Tensor:
@@ -60,6 +67,18 @@ class Normal(BoxLaw, ABC):
         return self._shaped(parameters[..., : self.size] + np.exp(parameters[..., self.size :]) * noise)
 
     def mode(self, parameters: Array) -> Array:
+    def draw(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns actions `[..., *act]` as sampled, drawn where the parameters are."""
+        mean, log_std = self._split(parameters)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return (mean + log_std.exp() * noise).reshape(*mean.shape[:-1], *self.shape)
+
+    def reparameterised(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Returns the actions as sampled, `[..., A]`, as functions of the parameters whose noise stays as it was."""
+        mean, log_std = self._split(parameters)
+        noise = ((actions.reshape(mean.shape) - mean) * (-log_std).exp()).detach()
+        return mean + log_std.exp() * noise
+
         return self._shaped(parameters[..., : self.size])
 
     def mean(self, parameters: Tensor) -> Tensor:

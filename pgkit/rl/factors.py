@@ -15,6 +15,8 @@ from pgkit.core.scores import Scores
 from pgkit.core.unrolling import is_recurrent
 from pgkit.experience import Weights
 from pgkit.protocols import Critic, Estimator, Policy, Returns
+from pgkit.rl.paths import Simulated
+from pgkit.simulators.base import Simulator
 from pgkit.types import Factors, Trajectories, map_observations
 
 
@@ -40,11 +42,12 @@ def factors_of(
     weights: Weights,
     returns: Returns,
     estimator: Estimator,
+    simulator: Simulator | None = None,
 ) -> Factors:
     """Returns the factors of a batch: values once, weights in log space, the signal that the return credits.
 
-    Scores and expansion are lazy and belong to policy and critic as they are now: whoever wants them reads them before
-    either moves.
+    Scores, expansion and path are lazy and belong to policy and critic as they are now: whoever wants them reads them
+    before either moves. There is a path where there is a simulator.
     Shapes: `[T, N]`, one factor a step.
     """
     values = critic.values(trajectories.obs)
@@ -70,6 +73,7 @@ def factors_of(
         action_values=None if of_actions is None else of_actions.action_values(contexts),
         action_probabilities=None if of_actions is None else of_actions.probabilities(contexts),
         expansion=None if of_actions is None else of_actions.expansion(contexts, trajectories.actions),
+        path=None if simulator is None else Simulated(simulator, policy, trajectories),
         strata=trajectories.behavior_id if weights.reach == "all" else None,
         targets=returns.targets(trajectories, values, log_weight, signal, chosen),
         fit_weight=score.scale(log_weight, mask) if corrected else None,

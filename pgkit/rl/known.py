@@ -78,6 +78,13 @@ class Regulator(gymnasium.Env[Any, Any]):
         self.state, self.time = self.dynamics.start_scale * self.np_random.standard_normal(2), 0
         return self.state.astype(np.float32), {}
 
+    @property
+    def simulator(self) -> Any:
+        """The same in torch, for derivatives and for collection on a device."""
+        from pgkit.simulators.regulator import Regulator as Simulated  # workers do without torch
+
+        return Simulated(self.dynamics)
+
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         moves, steers, state_cost, control_cost = self._matrices
         control = np.asarray(action, dtype=np.float64)

@@ -32,7 +32,8 @@ class Lanes:
     Attributes: num_lanes; observation_space and action_space of one lane; max_episode_steps and reward_threshold as
     registered, or None; can_pause; vectorization, resolved, with a note where `auto` passed over the environment's own
     form; dynamics, what an environment of which everything is known says about itself, None elsewhere and where a time
-    limit, a wrapper or clipped rewards add to them. `wrappers` are Gymnasium's, by name, the innermost first; rewards
+    limit, a wrapper or clipped rewards add to them; id, kwargs; altered, whether wrappers or clipped rewards change what
+    the environment does. `wrappers` are Gymnasium's, by name, the innermost first; rewards
     are those of the environment, and `learnt` those that learning sees. Nothing is started before the first `reset`.
 
     Raises: UsageError naming `env.id`, `env.kwargs`, `env.wrappers`, `env.reward_clip` or `env.vectorization` and what
@@ -60,8 +61,9 @@ class Lanes:
         self.can_pause = self.vectorization != "vector_entry_point"
         self.max_episode_steps = self._blueprint.max_episode_steps
         self.reward_threshold: float | None = self._blueprint.spec.reward_threshold
-        altered = self._blueprint.wrappers or self._range or self.max_episode_steps
-        self.dynamics: Any = None if altered else form.known
+        self.id, self.kwargs = id, dict(kwargs)
+        self.altered = bool(self._blueprint.wrappers or self._range)
+        self.dynamics: Any = None if self.altered or self.max_episode_steps else form.known
         self._inspector = Inspector(self.observation_space, num_envs)
         self._vector: VectorEnv[Any, Any, Any] | None = None
         self._seeds: list[int] = []

@@ -130,8 +130,20 @@ def _terms_for_another_update(config: Tree) -> str | None:
     name = _option(config, "update")
     if estimator.get("control_variate", "none") != "none":
         return f"estimator.control_variate: {estimator['control_variate']}, expected none for update={name}"
-    if attribute(_target(config, "estimator"), "needs_action_values", False):
+    several = ("needs_action_values", "needs_simulator")
+    if any(attribute(_target(config, "estimator"), name, False) for name in several):
         return f"estimator: {_option(config, 'estimator')}, expected score_function for update={name}"
+    return None
+
+
+def _path_of_another_policy(config: Tree) -> str | None:
+    if not attribute(_target(config, "estimator"), "needs_simulator", False):
+        return None
+    name = _option(config, "estimator")
+    if attribute(_target(config, "weights"), "reach", "none") != "none":
+        return f"weights: {_option(config, 'weights')}, expected on_policy for estimator={name}"
+    if config.get("returns", {}).get("scale_rewards"):
+        return f"returns.scale_rewards: true, expected false for estimator={name}, which reads no returns"
     return None
 
 
@@ -216,6 +228,7 @@ CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _critic_of_another_return,
     _corrected_twice,
     _terms_for_another_update,
+    _path_of_another_policy,
     _reference_of_rewards,
     _minibatch_beyond_batch,
     _discounted_twice,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.spaces import Box, Discrete, Space
 
 from pgkit.action_values import ActionCritic, ReparameterisedLaw
+from pgkit.core.unrolling import is_recurrent
 from pgkit.critics.none import NoCritic
 from pgkit.errors import UsageError
 from pgkit.estimators.svg import Pathwise
@@ -52,6 +53,7 @@ def check_agreement(parts: Parts, *, columns: int, whole_episodes: bool) -> None
     else:
         refuse_other_weights(parts)
     refuse_other_critics(parts.returns, parts.critic, parts.lanes.action_space)
+    refuse_without_memory(parts, whole_episodes=whole_episodes)
     if getattr(parts.update, "needs_single_terms", False) and (
         parts.estimator.needs_action_values or parts.estimator.controlled or needs_simulator(parts.estimator)
     ):
@@ -129,6 +131,26 @@ def refuse_other_paths(parts: Parts) -> None:
     if getattr(getattr(parts.returns, "scaler", None), "active", False):
         raise UsageError(
             f"returns.scale_rewards: true with estimator {_name(estimator)}, which reads no returns, expected false"
+        )
+
+
+def refuse_without_memory(parts: Parts, *, whole_episodes: bool) -> None:
+    """Raises UsageError for what asks a policy about rows by themselves, or about states that another one left."""
+    if is_recurrent(parts.policy):
+        name = f"policy {_name(parts.policy)}, which has a memory"
+        if isinstance(parts.critic, ActionCritic):
+            raise UsageError(f"critic: {_name(parts.critic)} with {name}, expected critic=value or none")
+        if getattr(parts.estimator, "needs_simulator", False):
+            raise UsageError(f"estimator: {_name(parts.estimator)} with {name}, expected score_function")
+        for key, diagnostic in parts.diagnostics.items():
+            if getattr(diagnostic, "continuations", 0):
+                raise UsageError(f"diagnostics.{key}.continuations: with {name}, expected 0")
+    others = not parts.behavior.on_policy or parts.reuse.batches > 1
+    if others and not whole_episodes and any(map(is_recurrent, (parts.policy, *parts.behavior.acting().policies))):
+        group = "reuse" if parts.behavior.on_policy else "behavior"
+        raise UsageError(
+            f"{group}: {_name(getattr(parts, group))} on slabs of steps with a policy that has a memory, expected "
+            "collect=episodes, which begin with an empty one"
         )
 
 

@@ -19,15 +19,16 @@ from pgkit.core.layers import Constant
 from pgkit.core.unrolling import log_prob_of_columns
 from pgkit.types import Trajectories
 
-CHUNK = 2**23
-"""Numbers of one pass over some columns, 32 MiB in float32."""
+CHUNK = 2**24
+"""Numbers of one pass over some columns, 128 MiB in float32: each step costs calls of its own, however few columns."""
 
 
 @final
 class ColumnScores:
     """Every step's score ∇log π(a_t | what came before) of a batch, as `pgkit.scoring.Scores` wants them.
 
-    The policy must not change while they are in use. Scores of single steps take a backward pass for every time.
+    The policy must not change while they are in use. Scores of single steps take a backward pass for every time, many
+    of them side by side.
     """
 
     def __init__(self, policy: nn.Module, trajectories: Trajectories, mask: Tensor) -> None:
@@ -89,7 +90,8 @@ class ColumnScores:
         parts = []
         for columns in self._chunks(1, self.mask.shape[1]):
             column = _Unrolled(self, columns)
-            parts.append(torch.stack([column.score(t).square().sum(dim=1) for t in range(len(self.mask))]))
+            times = torch.arange(len(self.mask)).split(self._times_at_once(columns.stop - columns.start))
+            parts.append(torch.cat([column.scores(some).square().sum(dim=2) for some in times]))
         return torch.cat(parts, dim=1)
 
     def of_steps(self, index: Tensor) -> Tensor:
@@ -101,20 +103,26 @@ class ColumnScores:
         time, sample = index // num_columns, index % num_columns
         column = _Unrolled(self, slice(0, num_columns))
         result = column.log_prob.new_zeros(len(index), self.num_parameters)
-        for t in time.unique().tolist():
-            here = time == t
-            result[here] = column.score(t)[sample[here]]
+        for some in time.unique().split(self._times_at_once(num_columns)):
+            found = column.scores(some)
+            here = torch.isin(time, some).nonzero().squeeze(-1)
+            result[here] = found[torch.searchsorted(some, time[here]), sample[here]]
         return result
 
     def layers_of_steps(self, index: Tensor) -> Sequence[persample.LayerScores] | None:
         """Returns None: the uses of a layer at several steps make one score."""
         return None
 
+    @cached_property
+    def _width(self) -> int:
+        linear = [layer for layer in self.policy.modules() if isinstance(layer, nn.Linear)]
+        return sum(layer.in_features + layer.out_features for layer in linear)
+
+    def _times_at_once(self, num_samples: int) -> int:
+        return max(1, CHUNK // (num_samples * (self.num_parameters + len(self.mask) * self._width)))
+
     def _chunks(self, num_vectors: int, num_samples: int) -> list[slice]:
-        width = sum(
-            layer.in_features + layer.out_features for layer in self.policy.modules() if isinstance(layer, nn.Linear)
-        )
-        each = num_vectors * self.num_parameters + 4 * len(self.mask) * width
+        each = num_vectors * self.num_parameters + len(self.mask) * self._width
         size = min(num_samples, max(1, CHUNK // each))
         return [slice(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]
 
@@ -139,45 +147,41 @@ class _Unrolled:
     def gradient(self, coefficients: Tensor, *, differentiable: bool = False) -> Tensor:
         """Returns Σ_t c_t s_t of every column, `[n, P]`; coefficients `[F, n]`."""
         with torch.enable_grad():
-            total = torch.where(self._mask, self.log_prob * coefficients, 0.0).sum()
-            outputs = torch.autograd.grad(
-                total, [output for _, _, output in self._uses], retain_graph=True, create_graph=differentiable,
-                allow_unused=True,
-            )  # fmt: skip
-        # The first uses of a layer come first; after the last row that counts there is nothing.
-        pieces: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-        for (layer, inputs, _), gradient in zip(self._uses, outputs, strict=True):
-            if gradient is not None:
-                pieces.setdefault(layer, []).append((_rows(inputs), _rows(gradient)))
-        gradients = {name: value for layer, uses in pieces.items() for name, value in self._named(layer, uses).items()}
-        result = [
-            gradients[parameter].flatten(1)
-            if parameter in gradients
-            else coefficients.new_zeros(coefficients.shape[1], parameter.numel())
-            for parameter in self._policy.parameters()
-            if parameter.requires_grad
-        ]
-        return torch.cat(result, dim=1)
+            return self._combined(torch.where(self._mask, coefficients, 0.0), differentiable=differentiable)
 
-    def score(self, time: int) -> Tensor:
-        """Returns the scores `[n, P]` of one step, 0 outside the mask."""
-        only = torch.zeros_like(self.log_prob)
-        only[time] = 1.0
-        return self.gradient(only)
+    def scores(self, times: Tensor) -> Tensor:
+        """Returns the scores `[B, n, P]` of some steps, 0 outside the mask."""
+        only = torch.zeros(len(times), *self._mask.shape, dtype=self.log_prob.dtype, device=self._mask.device)
+        only[torch.arange(len(times)), times] = self._mask[times].to(only.dtype)
+        return self._combined(only)
+
+    def _combined(self, weights: Tensor, *, differentiable: bool = False) -> Tensor:
+        """Returns the gradients `[…, n, P]` of Σ_tn w_tn log p_tn in each column; weights `[F, n]`, or `[B, F, n]`."""
+        gradients = torch.autograd.grad(
+            self.log_prob, [output for _, _, output in self._uses], weights, retain_graph=True,
+            create_graph=differentiable, is_grads_batched=weights.dim() == 3,
+        )  # fmt: skip
+        pieces: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        for (layer, inputs, _), gradient in zip(self._uses, gradients, strict=True):
+            # One row of a column, or all of them.
+            single = inputs.dim() == 2
+            piece = (inputs[None], gradient.unsqueeze(-3)) if single else (inputs, gradient)
+            pieces.setdefault(layer, []).append(piece)
+        found = {name: value for layer, uses in pieces.items() for name, value in _gradients(layer, uses).items()}
+        return torch.cat([found[each] for each in self._policy.parameters() if each.requires_grad], dim=-1)
 
     def _remember(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         self._uses.append((layer, arguments[0].detach(), output))
 
-    @staticmethod
-    def _named(layer: Any, uses: list[tuple[Tensor, Tensor]]) -> dict[nn.Parameter, Tensor]:
-        """Returns the gradients `[n, …]` of a layer's parameters; inputs and output gradients are `[t, n, …]`."""
-        inputs, outputs = (torch.cat(each) for each in zip(*uses, strict=True))
-        if isinstance(layer, Constant):
-            return {layer.value: outputs.sum(dim=0)}
-        result = {layer.weight: torch.einsum("tno,tni->noi", outputs, inputs)}
-        return result if layer.bias is None else {**result, layer.bias: outputs.sum(dim=0)}
 
+def _gradients(layer: Any, uses: list[tuple[Tensor, Tensor]]) -> dict[nn.Parameter, Tensor]:
+    """Returns the gradients `[…, n, p]` of a layer's parameters; inputs `[t, n, i]`, output gradients `[…, t, n, o]`.
 
-def _rows(values: Tensor) -> Tensor:
-    """Returns values of one row `[n, …]` or of many `[t, n, …]` as the latter."""
-    return values[None] if values.dim() == 2 else values
+    A use's output gradient times its input, summed over all uses.
+    """
+    inputs = torch.cat([each for each, _ in uses])
+    outputs = torch.cat([each for _, each in uses], dim=-3)
+    if isinstance(layer, Constant):
+        return {layer.value: outputs.sum(dim=-3)}
+    result = {layer.weight: torch.einsum("...tno,tni->...noi", outputs, inputs).flatten(-2)}
+    return result if layer.bias is None else {**result, layer.bias: outputs.sum(dim=-3)}

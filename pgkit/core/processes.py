@@ -169,6 +169,28 @@ Source: Sutton and Barto 2018, example 13.1, there without a horizon.
 """
 
 
+def recall(*, cues: int, delay: int) -> Process:
+    """Returns a process that shows one of some cues, then nothing for `delay` steps, then asks which it was.
+
+    The right answer is worth 1; whatever is done before is ignored. All that is seen when it is asked is the question,
+    so that no policy of the last observation has a larger expected return than 1 / cues.
+    """
+    length = delay + 2
+    outcomes: dict[tuple[int, int], list[tuple[float, float, int | None]]] = {}
+    for cue in range(cues):
+        for action in range(cues):
+            for time in range(length - 1):
+                outcomes[cue * length + time, action] = [(1.0, 0.0, cue * length + time + 1)]
+            outcomes[cue * length + length - 1, action] = [(1.0, float(action == cue), None)]
+    return Process(
+        start=[1 / cues if state % length == 0 else 0.0 for state in range(cues * length)],
+        outcomes=outcomes,
+        num_actions=cues,
+        horizon=length,
+        observed=[each for cue in range(cues) for each in (cue, *(cues,) * delay, cues + 1)],
+    )
+
+
 def _wind(state: int, action: int) -> list[tuple[float, float, int | None]]:
     """Returns the outcomes of a step on a ring of four places, action 0 staying and the others moving either way."""
     target = (state + (0, 1, 3)[action]) % 4

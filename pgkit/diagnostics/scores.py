@@ -45,7 +45,7 @@ class ScoreMean:
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns the largest z-score and their root mean square, null where no score moves a parameter."""
         if is_recurrent(snapshot.before):
-            return self._unanswered(self.tags, "the exact variance of scores is not known where the policy has a memory")
+            return self._unanswered(self.tags, "no exact variance of scores is known of a policy with a memory")
         z = self._scores(snapshot)
         if len(z) == 0:
             return self._unanswered(self.tags, "every score is 0")

@@ -37,7 +37,7 @@ class Truth:
         if not isinstance(facts.dynamics, Process | LinearQuadratic):
             raise UsageError(
                 f"diagnostics: truth on {facts.env}, expected an environment whose gradient is known, without a time "
-                "limit: env=ShortCorridor, Chain, Gamble, Ring or LQR"
+                "limit: env=ShortCorridor, Chain, Gamble, Ring, RecallCue or LQR"
             )
         if not facts.whole_episodes:
             raise UsageError("diagnostics: truth on slabs of steps, expected collect=episodes")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pgkit.config import build
 from pgkit.core import off_policy_value as value_of
+from pgkit.core.unrolling import is_recurrent
 from pgkit.errors import UsageError
 from pgkit.offline.advice import conclusion, doubts
 from pgkit.offline.bounds import Bound, bounds
@@ -68,7 +69,9 @@ def prepare(config: DictConfig) -> Material:
     material = Material(policy=restore(saved, trusted=trusted), saved=saved, data=data)
     if config.behavior_policy == "logged":
         _log_ratio(material, data.trajectories.behavior_log_prob)
-    names = chosen(config.estimators, tabular=is_tabular(data))
+    elif is_recurrent(material.policy):
+        raise UsageError("behavior_policy: fitted in the form of a policy that has a memory, expected logged")
+    names = _names(config, material)
     if data.trajectories.num_columns < 2 and set(names) & set(FITTED):
         raise UsageError("data: a single episode, expected two or more, or estimators=[trajectory,per_decision]")
     if config.return_range is not None and (len(config.return_range) != 2 or not np.less(*config.return_range)):
@@ -86,7 +89,7 @@ def answer(config: DictConfig, material: Material) -> Answer:
     if config.behavior_policy == "fitted":
         reached, log_behavior = _fitted_behavior(config, material)
     question = _question(config, material, _log_ratio(material, log_behavior))
-    names = chosen(config.estimators, tabular=is_tabular(material.data))
+    names = _names(config, material)
     found = bounds(question, return_range=config.return_range, weight_limit=config.weight_limit)
     lines = estimates(question, names)
     if reached is not None:
@@ -131,6 +134,11 @@ def conduct(config: DictConfig, folder: Path) -> None:
     out.print(f"written to {' and '.join(places)}", highlight=False, markup=False)
     if drawing is None:
         out.print("no picture: matplotlib is not installed; pip install 'pgkit[plots]'", highlight=False, markup=False)
+
+
+def _names(config: DictConfig, material: Material) -> list[str]:
+    """Returns the names of the estimators that are asked for."""
+    return chosen(config.estimators, tabular=is_tabular(material.data), memory=is_recurrent(material.policy))
 
 
 def _question(config: DictConfig, material: Material, log_ratio: Tensor) -> Question:

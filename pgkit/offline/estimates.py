@@ -33,6 +33,8 @@ BIAS = {
 """Every estimator, in the order of the table, and what its bias is of the order of where weights are exact."""
 FITTED = ("doubly_robust", "weighted_doubly_robust", "direct_method")
 """Those that read a fitted Q."""
+OF_STATES = (*FITTED, "marginal")
+"""Those that take a policy for a law of actions given the last observation."""
 PARETO_LIMIT = 0.7
 FEWEST = 20
 """Episodes, in effect, below which an average says little."""
@@ -106,19 +108,21 @@ def is_tabular(saved: SavedTrajectories) -> bool:
     return all(isinstance(space, spaces.Discrete) for space in (saved.observation_space, saved.action_space))
 
 
-def chosen(names: str | Sequence[str], *, tabular: bool) -> list[str]:
-    """Returns the names of estimators that `all` or a list stands for.
+def chosen(names: str | Sequence[str], *, tabular: bool, memory: bool = False) -> list[str]:
+    """Returns the names of estimators that `all` or a list stands for, without those of states if there is a memory.
 
     Raises: UsageError for one that is not there or does not apply.
     """
     if names == "all":
-        return [name for name in BIAS if tabular or name != "marginal"]
+        return [name for name in BIAS if not (memory and name in OF_STATES) and (tabular or name != "marginal")]
     listed = [names] if isinstance(names, str) else list(names)
     if not listed:
         raise UsageError("estimators: none, expected all or a list of names")
     for name in listed:
         if name not in BIAS:
             raise UsageError(f"estimators: {name}, expected all or some of {', '.join(BIAS)}{did_you_mean(name, BIAS)}")
+        if memory and name in OF_STATES:
+            raise UsageError(f"estimators: {name} for a policy that has a memory, expected those of importance weights")
         if name == "marginal" and not tabular:
             raise UsageError("estimators: marginal, expected Discrete observations and actions for it")
     return [name for name in BIAS if name in listed]

@@ -15,9 +15,9 @@ import numpy as np
 from gymnasium import spaces
 
 from pgkit.core.linear_quadratic import REGULATOR
-from pgkit.core.processes import CHAIN, GAMBLE, RING, SHORT_CORRIDOR, Process
+from pgkit.core.processes import CHAIN, GAMBLE, RING, SHORT_CORRIDOR, Process, recall
 from pgkit.errors import UsageError
-from pgkit.options import Count
+from pgkit.options import Count, Index
 
 PROCESSES = {"short_corridor": SHORT_CORRIDOR, "chain": CHAIN, "gamble": GAMBLE, "ring": RING}
 
@@ -27,9 +27,9 @@ class Tabular(gymnasium.Env[Any, Any]):
     """A finite decision process; an episode terminates at an end or at the horizon, which is part of the objective."""
 
     def __init__(
-        self, *, process: Literal["short_corridor", "chain", "gamble", "ring"], horizon: Count | None = None
+        self, *, process: Literal["short_corridor", "chain", "gamble", "ring"] | Process, horizon: Count | None = None
     ) -> None:
-        known = PROCESSES[process]
+        known = process if isinstance(process, Process) else PROCESSES[process]
         self.dynamics: Process = replace(known, horizon=_length(horizon, known.horizon))
         self.observation_space = spaces.Discrete(self.dynamics.num_observations)
         self.action_space = spaces.Discrete(self.dynamics.num_actions)
@@ -94,7 +94,16 @@ class Regulator(gymnasium.Env[Any, Any]):
         return self.state.astype(np.float32), reward, self.time == self.dynamics.horizon, False, {}
 
 
+def recall_cue(*, cues: Count = 2, delay: Index = 8) -> Tabular:
+    """Returns a task of memory: name, after `delay` steps, the cue that was seen at the beginning."""
+    return Tabular(process=recall(cues=_whole("cues", cues, least=2), delay=_whole("delay", delay, least=0)))
+
+
 def _length(horizon: int | None, default: int) -> int:
-    if horizon is not None and not (isinstance(horizon, int) and horizon >= 1):
-        raise UsageError(f"env.kwargs.horizon: {horizon}, expected a whole number, at least 1")
-    return horizon or default
+    return default if horizon is None else _whole("horizon", horizon, least=1)
+
+
+def _whole(key: str, value: int, *, least: int) -> int:
+    if not (isinstance(value, int) and value >= least):
+        raise UsageError(f"env.kwargs.{key}: {value}, expected a whole number, at least {least}")
+    return value

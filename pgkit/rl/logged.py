@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pgkit.core.unrolling import law_parameters
 from pgkit.types import Rows, Trajectories
 
 BLOCK = 65_536
@@ -20,7 +21,8 @@ def log_prob_of_logged(policy: Any, trajectories: Trajectories) -> Tensor:
     result = torch.zeros(trajectories.mask.numel(), dtype=torch.float64)
     with torch.no_grad():
         for rows in _blocks(trajectories):
-            result[rows.index] = policy.log_prob(rows.obs, rows.actions).double()
+            laws = law_parameters(policy, trajectories, rows)
+            result[rows.index] = policy.law.log_prob(laws, rows.actions).double()
     return result.reshape(trajectories.mask.shape)
 
 

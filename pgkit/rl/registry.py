@@ -35,6 +35,7 @@ for _name, _process in {
 }.items():
     gymnasium.register(f"pgkit/{_name}-v0", entry_point=f"{_KNOWN}:Tabular", kwargs={"process": _process})
 gymnasium.register("pgkit/LQR-v0", entry_point=f"{_KNOWN}:Regulator")
+gymnasium.register("pgkit/RecallCue-v0", entry_point=f"{_KNOWN}:recall_cue", reward_threshold=0.95)
 
 _EXTRAS = {
     "gymnasium.envs.box2d": "box2d",

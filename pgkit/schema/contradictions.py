@@ -178,6 +178,14 @@ def _minibatch_beyond_batch(config: Tree) -> str | None:
     return f"update.minibatches: {pieces}, expected at most the {size} {unit} of {key}={length}"
 
 
+def _rows_of_a_memory(config: Tree) -> str | None:
+    if config.get("update", {}).get("minibatch_of") != "steps":
+        return None
+    if not attribute(_target(config, "policy"), "recurrent", False):
+        return None
+    return f"update.minibatch_of: steps, expected auto or columns for policy={_option(config, 'policy')}"
+
+
 def _discounted_twice(config: Tree) -> str | None:
     # The whole return already carries γ^t; a second factor would make it the gradient of nothing.
     if _option(config, "returns") != "total" or not config.get("estimator", {}).get("discount_states"):
@@ -231,6 +239,7 @@ CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _path_of_another_policy,
     _reference_of_rewards,
     _minibatch_beyond_batch,
+    _rows_of_a_memory,
     _discounted_twice,
     _nesterov_without_momentum,
     _mixture_without_densities,

@@ -40,7 +40,8 @@ class Perceptron:
         """Returns the network's twin in numpy; None where it is another kind of network, frozen, or not on the CPU."""
         if type(network) is not nn.Sequential or not len(network) % 2:
             return None
-        linear, between = network[::2], {type(layer) for layer in network[1::2]}
+        layers = list(network)
+        linear, between = layers[::2], {type(layer) for layer in layers[1::2]}
         plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
         if not plain or len(between) > 1 or not between <= set(_ACTIVATIONS):
             return None

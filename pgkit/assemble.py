@@ -23,12 +23,12 @@ from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns
 from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
 from pgkit.rl.lanes import Lanes
-from pgkit.run.checkpoint import load_policy_state
 from pgkit.rl.simulated import simulator_of
+from pgkit.run.checkpoint import load_policy_state
 from pgkit.run.seeds import Streams, draw_seed
+from pgkit.simulators.base import Simulator
 from pgkit.snapshot import Diagnostic, Facts
 from pgkit.types import Coupling
-from pgkit.simulators.base import Simulator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class Parts:
     estimator: Estimator
     update: Update
     diagnostics: Mapping[str, Diagnostic]
+    simulator: Simulator | None = None
 
     @property
-    simulator: Simulator | None = None
     def coupling(self) -> Coupling:
         """How the estimate ties the columns of a batch together."""
         reference: Coupling = self.baseline.coupling if self.estimator.reads_baseline else "independent"
@@ -139,11 +139,11 @@ def assemble(config: DictConfig) -> Parts:
             for name, node in config.diagnostics.items()
             if name != "every"
         },
+        simulator=simulator_of(lanes) if needs_simulator(estimator) else None,
     )
     check_agreement(parts, columns=facts.columns, whole_episodes=facts.whole_episodes)
     return parts
 
-        simulator=simulator_of(lanes) if needs_simulator(estimator) else None,
 
 @contextmanager
 def forked_torch_generator(seed: int) -> Iterator[None]:

@@ -209,6 +209,7 @@ class Factors:
     action_values: Tensor | None = None
     action_probabilities: Tensor | None = None
     expansion: ActionExpansion | None = None
+    path: Path | None = None
     strata: Tensor | None = None
     targets: Tensor | None = None
     fit_weight: Tensor | None = None
@@ -219,5 +220,4 @@ class Factors:
     @property
     def goals(self) -> Tensor:
         """What a critic is fitted to, `[F, N]`."""
-    path: Path | None = None
         return self.signal if self.targets is None else self.targets

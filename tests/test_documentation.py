@@ -39,10 +39,10 @@ DOCUMENTS = (
             "rt_pg",
             "off_policy_reinforce",
             "variance_reduced",
+            "svg",
         )
     ),
     "experiments/README.md",
-            "svg",
 )
 AREAS = (
     "return|episode|gradient|policy|baseline|critic|update|time|steps|truth|step_decomposition|trajectory_decomposition"

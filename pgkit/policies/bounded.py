@@ -40,7 +40,6 @@ class SquashedGaussian(Normal):
     def to_environment(self, actions: Array) -> Array:
         return stretched(np.tanh(actions, dtype=np.float64) / 2 + 0.5, self.low, self.high).astype(self.dtype)
 
-    def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
     def applied(self, actions: Tensor) -> Tensor:
         """Returns the actions as the environment takes them, as a differentiable function `[..., *act]`."""
         low, high = (
@@ -48,6 +47,7 @@ class SquashedGaussian(Normal):
         )
         return low + (high - low) * (actions.tanh() / 2 + 0.5)
 
+    def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
         before = super().log_prob_of_dimensions(parameters, actions)
         return before - _log_slope(actions.reshape(before.shape)) - self._log_half_width.to(before)
 

@@ -40,7 +40,6 @@ class Categorical(Law):
     def sample(self, parameters: Array, noise: Array) -> Array:
         return (parameters + noise).argmax(axis=-1)
 
-    def mode(self, parameters: Array) -> Array:
     def draw(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """Returns actions `[...]` as sampled, drawn where the parameters are."""
         exponential = torch.empty_like(parameters).exponential_(generator=generator)
@@ -50,6 +49,7 @@ class Categorical(Law):
         """Returns the actions as the environment takes them, `[...]`."""
         return actions + self.start if self.start else actions
 
+    def mode(self, parameters: Array) -> Array:
         return parameters.argmax(axis=-1)
 
     def to_environment(self, actions: Array) -> Array:

@@ -35,7 +35,6 @@ class BoxLaw(Law, ABC):
         clipped = actions if self.bounds is None else np.clip(actions, *self.bounds)
         return clipped.astype(self.dtype, copy=False)
 
-    def encode(self, actions: Tensor) -> Tensor:
     def applied(self, actions: Tensor) -> Tensor:
         """Returns the actions as the environment takes them, as a differentiable function `[..., *act]`."""
         if self.bounds is None:
@@ -43,6 +42,7 @@ class BoxLaw(Law, ABC):
         low, high = (torch.as_tensor(bound, dtype=actions.dtype, device=actions.device) for bound in self.bounds)
         return actions.clamp(low, high)
 
+    def encode(self, actions: Tensor) -> Tensor:
         return actions.reshape(*actions.shape[: actions.dim() - len(self.shape)], self.size)
 
     def with_uniform(self, parameters: Tensor, share: float) -> Tensor:
@@ -66,7 +66,6 @@ class Normal(BoxLaw, ABC):
     def sample(self, parameters: Array, noise: Array) -> Array:
         return self._shaped(parameters[..., : self.size] + np.exp(parameters[..., self.size :]) * noise)
 
-    def mode(self, parameters: Array) -> Array:
     def draw(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """Returns actions `[..., *act]` as sampled, drawn where the parameters are."""
         mean, log_std = self._split(parameters)
@@ -79,6 +78,7 @@ class Normal(BoxLaw, ABC):
         noise = ((actions.reshape(mean.shape) - mean) * (-log_std).exp()).detach()
         return mean + log_std.exp() * noise
 
+    def mode(self, parameters: Array) -> Array:
         return self._shaped(parameters[..., : self.size])
 
     def mean(self, parameters: Tensor) -> Tensor:

@@ -126,7 +126,9 @@ def assemble(config: DictConfig) -> Parts:
         lanes=lanes,
         behavior=behavior,
         reuse=build(config["reuse"], expects=Reuse, trusted=trusted, offers=acted),
-        collector=build(config["collect"], expects=Collector, trusted=trusted, lanes=lanes),
+        collector=build(
+            config["collect"], expects=Collector, trusted=trusted, offers={"policy": policy}, lanes=lanes
+        ),
         policy=policy,
         critic=critic,
         returns=returns,

@@ -32,6 +32,7 @@ COMMANDS = {
 OPTIONS = sorted(path.relative_to(config_dir()).with_suffix("").parts for path in config_dir().glob("*/*.yaml"))
 COMPANIONS = {
     "collect=steps": ["critic=value"],
+    "collect=torch_steps": ["critic=value"],
     "returns=lambda_return": ["critic=value"],
     "returns=n_step": ["critic=value"],
     "baseline=value": ["critic=value"],
@@ -247,6 +248,9 @@ CONTRADICTORY = [
     ("train", "returns=v_trace critic=action_value", ("critic", "returns=v_trace")),
     ("train", "update=ppo_clip weights=balance", ("weights", "update=ppo_clip")),
     ("train", "update=ppo_clip estimator=all_action", ("estimator", "update=ppo_clip")),
+    ("train", "update=ppo_clip estimator=svg", ("estimator", "update=ppo_clip")),
+    ("train", "update=ppo_clip estimator=svg0", ("estimator", "update=ppo_clip")),
+    ("train", "agent=vtrace collect=torch_steps behavior=epsilon", ("collect", "behavior=epsilon")),
     ("train", "update=storm estimator.control_variate=optimal_layer", ("estimator.control_variate", "update=storm")),
     ("train", "update=pois", ("baseline", "update=pois")),
     ("train", "update=pois baseline=zero collect=steps critic=value", ("collect", "update=pois")),

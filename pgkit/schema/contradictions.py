@@ -23,7 +23,7 @@ def _option(config: Tree, group: str) -> str:
 
 
 def _on_slabs(config: Tree) -> bool:
-    return _option(config, "collect") == "steps_collector"
+    return _option(config, "collect") in ("steps_collector", "torch_steps_collector")
 
 
 def _without_critic(config: Tree) -> bool:
@@ -136,17 +136,6 @@ def _terms_for_another_update(config: Tree) -> str | None:
     return None
 
 
-def _path_of_another_policy(config: Tree) -> str | None:
-    if not attribute(_target(config, "estimator"), "needs_simulator", False):
-        return None
-    name = _option(config, "estimator")
-    if attribute(_target(config, "weights"), "reach", "none") != "none":
-        return f"weights: {_option(config, 'weights')}, expected on_policy for estimator={name}"
-    if config.get("returns", {}).get("scale_rewards"):
-        return f"returns.scale_rewards: true, expected false for estimator={name}, which reads no returns"
-    return None
-
-
 def _reference_of_rewards(config: Tree) -> str | None:
     if not attribute(_target(config, "update"), "reads_rewards", False):
         return None
@@ -202,6 +191,12 @@ def _nesterov_without_momentum(config: Tree) -> str | None:
     return f"optimizer.momentum: {optimizer.get('momentum', 0)}, expected above 0 for optimizer.nesterov=true"
 
 
+def _acting_by_another(config: Tree) -> str | None:
+    if _option(config, "collect") != "torch_steps_collector" or _option(config, "behavior") in ("", "current"):
+        return None
+    return f"collect: torch_steps, expected collect=steps for behavior={_option(config, 'behavior')}"
+
+
 def _mixture_without_densities(config: Tree) -> str | None:
     if config.get("reuse", {}).get("keep") != "log_probabilities":
         return None
@@ -236,12 +231,12 @@ CONTRADICTIONS: Sequence[Callable[[Tree], str | None]] = (
     _critic_of_another_return,
     _corrected_twice,
     _terms_for_another_update,
-    _path_of_another_policy,
     _reference_of_rewards,
     _minibatch_beyond_batch,
     _rows_of_a_memory,
     _discounted_twice,
     _nesterov_without_momentum,
+    _acting_by_another,
     _mixture_without_densities,
     _shrunk_prefixes,
 )

@@ -31,7 +31,7 @@ class Pendulum:
     def start(self, count: int, *, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Returns states `[count, 2]`: any angle, speeds within 1."""
         uniform = 2 * torch.rand(count, 2, generator=generator, dtype=dtype, device=device) - 1
-        return uniform * torch.tensor([math.pi, 1.0], dtype=dtype, device=device)
+        return torch.stack((math.pi * uniform[:, 0], uniform[:, 1]), dim=-1)
 
     def step(self, state: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (next states, rewards, never terminated); actions `[..., 1]` are torques."""

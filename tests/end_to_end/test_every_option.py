@@ -30,6 +30,7 @@ COMPANIONS = {
     "agent=vtrace": ("critic.steps=2", "collect.steps=4"),
     "baseline=gls": WITH_CRITIC,
     "baseline=value": WITH_CRITIC,
+    "collect=torch_steps": ("env=CartPole", "returns.cut=zero", "collect.steps=4"),
     "collect=steps": ("returns.cut=zero", "collect.steps=4"),
     "critic=action_value": ("critic.steps=2",),
     "critic=value": ("critic.steps=2",),

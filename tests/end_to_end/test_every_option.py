@@ -27,6 +27,10 @@ WITH_CRITIC = ("critic=value", "critic.steps=2")
 COMPANIONS = {
     "agent=vpg": ("critic.steps=2", "collect.steps=4"),
     "agent=ppo": ("critic.steps=2", "collect.steps=4", "update.minibatches=8"),
+    **{
+        f"agent={name}": ("critic.steps=2", "collect.steps=4", "update.minibatches=8")
+        for name in ("ppo_kl", "awr", "reps")
+    },
     "agent=vtrace": ("critic.steps=2", "collect.steps=4"),
     "baseline=gls": WITH_CRITIC,
     "baseline=value": WITH_CRITIC,
@@ -64,7 +68,17 @@ COMPANIONS = {
     "behavior=active": ("weights=balance", "behavior.lanes=1"),
 }
 """What an option needs of others."""
-SLABS = ("agent=vpg", "agent=a2c", "agent=acktr", "agent=trpo", "agent=ppo", "agent=vtrace")
+SLABS = (
+    "agent=vpg",
+    "agent=a2c",
+    "agent=acktr",
+    "agent=trpo",
+    "agent=ppo",
+    "agent=vtrace",
+    "agent=ppo_kl",
+    "agent=awr",
+    "agent=reps",
+)
 SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
 QUESTIONS = "diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]"
 ACTIONS = ("critic=action_value", "critic.steps=2")
@@ -183,6 +197,12 @@ VALUES = [
         "update.average=columns",
         "update.entropy_coefficient=0.1",
     ),
+    ("agent=ppo_kl", "collect.steps=4", "update.minibatches=3", "update.minibatch_of=columns", "update.penalty=9"),
+    ("agent=ppo_kl", "collect.steps=4", "update.minibatches=1", "reuse=window", "update.normalise_advantages=batch"),
+    ("agent=awr", "collect.steps=4", "reuse=none", "update.normalise_advantages=none", "update.minibatches=2"),
+    ("agent=awr", "collect.steps=4", "returns=v_trace", "weights=one_step", "update.entropy_coefficient=0.1"),
+    ("agent=reps", "collect.steps=4", "reuse=window", "update.epsilon=9", "update.average=columns"),
+    ("update=reps", "baseline=zero", "update.minibatches=2", "diagnostics=full", "env.kwargs={action:infinite}"),
     ("agent=npg", "collect.episodes=8", "update.max_rows=50", "update.schedule=linear", "diagnostics=full"),
     ("agent=npg", "collect.episodes=8", "update.solve=conjugate_gradient", "update.entropy_coefficient=0.1"),
     ("agent=acktr", "collect.steps=4", "update.damping_floor=1e-3"),

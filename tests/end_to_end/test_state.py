@@ -33,6 +33,8 @@ RUNS = {
         "critic.normalise_observations=true",
     ),
     "ppo": ("agent=ppo", "collect.steps=5", "critic.steps=3", "update.minibatches=4"),
+    "ppo_kl": ("agent=ppo_kl", "collect.steps=5", "critic.steps=3", "update.minibatches=4"),
+    "reps": ("agent=reps", "collect.steps=5", "critic.steps=3", "update.minibatches=4"),
     "page": ("update=page", "update.snapshot_batches=1"),
     "pois": ("update=pois", "baseline=zero"),
 }

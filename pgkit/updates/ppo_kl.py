@@ -50,7 +50,7 @@ class PPOPenalty:
         penalty: Positive = 1.0,
         epochs: Count = 4,
         minibatches: Count = 4,
-        minibatch_of: MinibatchOf = "steps",
+        minibatch_of: MinibatchOf = "auto",
         normalise_advantages: Normalise = "minibatch",
         max_grad_norm: Positive | None = 0.5,
         entropy_coefficient: NonNegative = 0.0,

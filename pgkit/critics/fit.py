@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pgkit.core.flat_gradient import FlatGradient
 from pgkit.core.perceptron import Perceptron
 
-Chosen = Callable[[Tensor], Tensor]
-"""Of outputs `[M, K]` the ones `[M]` that are fitted."""
+Chosen = Callable[[Tensor, Tensor], Tensor]
+"""(outputs `[M, K]` of rows, their numbers `[M]`) -> the ones `[M]` that are fitted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Rows to be fitted: `inputs` `[R, D]` of the network, `goal` `[R]`, and how much each counts, alike if None."""
+
+    inputs: Tensor
+    goal: Tensor
+    weight: Tensor | None = None
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The same in numpy, on the same memory."""
+        return self.inputs.numpy(), self.goal.numpy(), None if self.weight is None else self.weight.numpy()
 
 
 @final
@@ -36,25 +52,24 @@ class LeastSquares:
     def _gradient(self) -> FlatGradient:
         return FlatGradient(list(self.network.parameters()))
 
-    def step(self, inputs: Tensor, goal: Tensor, weight: Tensor | None, chosen: Chosen) -> Tensor:
-        """Takes one step and returns the loss before it, a scalar.
-
-        Shapes: inputs `[M, D]`; goal, weight `[M]`.
-        """
+    def step(self, rows: Fitted, index: Tensor, chosen: Chosen) -> float:
+        """Takes one step on the rows `index` `[M]` and returns their loss before it."""
         if self._perceptron is not None:
-            return self._by_hand(self._perceptron, inputs, goal, weight)
-        errors = (chosen(self.network(inputs)) - goal).square()
-        loss = errors.mean() if weight is None else (weight * errors).mean()
+            return self._by_hand(self._perceptron, rows, index)
+        errors = (chosen(self.network(rows.inputs[index]), index) - rows.goal[index]).square()
+        loss = (errors if rows.weight is None else rows.weight[index] * errors).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return loss.detach()
+        return float(loss.detach())
 
-    def _by_hand(self, perceptron: Perceptron, inputs: Tensor, goal: Tensor, weight: Tensor | None) -> Tensor:
-        evaluation = perceptron.evaluate(inputs.numpy())
-        errors = torch.from_numpy(evaluation.outputs)[:, 0] - goal
-        pull = errors if weight is None else weight * errors
-        evaluation.gradient((pull * (2 / len(goal)))[:, None].numpy(), self._gradient.vector.numpy())
+    def _by_hand(self, perceptron: Perceptron, rows: Fitted, index: Tensor) -> float:
+        inputs, goal, weight = rows.arrays
+        taken = index.numpy()
+        evaluation = perceptron.evaluate(inputs[taken])
+        errors = evaluation.outputs[:, 0] - goal[taken]
+        pull = errors if weight is None else weight[taken] * errors
+        evaluation.gradient((pull * (2 / len(taken)))[:, None], self._gradient.vector.numpy())
         self._gradient.hand_over()
         self.optimizer.step()
-        return (pull @ errors) / len(goal)
+        return float(np.dot(pull, errors)) / len(taken)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal, final
 
 import torch
@@ -15,7 +14,7 @@ from pgkit.core.convolutions import Channels, Convolutional, Convolutions
 from pgkit.core.encoder import Encoder
 from pgkit.core.networks import multilayer_perceptron
 from pgkit.core.running import deviation, merge_moments
-from pgkit.critics.fit import LeastSquares
+from pgkit.critics.fit import Fitted, LeastSquares
 from pgkit.options import Count, Positive
 from pgkit.types import Metrics, Observations, Rows, Trajectories
 
@@ -148,14 +147,11 @@ class FittedCritic(ABC):
         with torch.no_grad():
             inputs = self.inputs(rows)
         counts = None if weight is None else _relative(weight.reshape(-1)[rows.index])
-        total = torch.zeros(())
-        for _ in range(self.steps):
-            index = torch.randint(len(goal), (min(self.minibatch_size, len(goal)),), generator=self.generator)
-            weights = None if counts is None else counts[index]
-            chosen = partial(self.chosen, actions=rows.actions[index])
-            total += self._fit.step(inputs[index], goal[index], weights, chosen)
+        fitted, size, total = Fitted(inputs=inputs, goal=goal, weight=counts), min(self.minibatch_size, len(goal)), 0.0
+        for index in torch.randint(len(goal), (self.steps, size), generator=self.generator):
+            total += self._fit.step(fitted, index, lambda outputs, index: self.chosen(outputs, rows.actions[index]))
         self.network.encoder.update(rows)
-        return {"critic/loss": float(total) / self.steps * self.network.spread**2}
+        return {"critic/loss": total / self.steps * self.network.spread**2}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the network with its moments, the optimizer and the minibatch generator."""

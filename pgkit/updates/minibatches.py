@@ -42,7 +42,7 @@ class Minibatches:
                 yield from valid[torch.randperm(len(valid), generator=self.generator)].tensor_split(pieces)
                 continue
             for columns in torch.randperm(num_columns, generator=self.generator).tensor_split(pieces):
-                yield valid[torch.isin(valid % num_columns, columns)]
+                yield valid[torch.isin(valid % num_columns, columns.to(valid.device))]
 
     def _in_columns(self, objective: Objective) -> bool:
         return self.of == "columns" or (self.of == "auto" and objective.reads_columns)
@@ -66,6 +66,8 @@ class Minibatches:
 
 def normalised(advantages: Tensor) -> Tensor:
     """Returns the advantages less their mean over their standard deviation; zeros where they are all the same."""
-    if len(advantages) < 2 or advantages.min() == advantages.max():
+    least, most = advantages.aminmax()
+    if len(advantages) < 2 or least == most:
         return torch.zeros_like(advantages)
-    return (advantages - advantages.mean()) / advantages.std()
+    spread, mean = torch.std_mean(advantages)
+    return (advantages - mean) / spread

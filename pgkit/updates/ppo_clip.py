@@ -72,38 +72,45 @@ class PPOClip:
         self._climber.begin(progress)
         clip = self.clip * (max(0.0, 1.0 - progress) if self.clip_schedule == "linear" else 1.0)
         advantages = self._minibatches.advantages(objective)
-        sums, norms, steps, first = torch.zeros(4, dtype=torch.float64), [0.0, 0.0], 0, None
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []  # of every step's rows: surrogate, log ratio, entropy
+        norms, divergence, samples_a_row = [], None, 1.0
         for rows in self._minibatches.walk(objective):
             scored = objective.scored(rows)
             log_ratio = scored.log_prob - scored.behavior_log_prob
-            deviation = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp() - 1
-            divergence = (deviation - log_ratio).mean()
-            first = deviation.abs().max() if first is None else first
-            if self.target_kl is not None and float(divergence) > self.target_kl:
-                sums[2] += divergence * (steps == 0)
-                break
+            if self.target_kl is not None:
+                divergence = float(approximate_kl(log_ratio))
+                if divergence > self.target_kl:
+                    break
             surrogate, slope = clipped_surrogate(self._minibatches.within(advantages[rows]), log_ratio, clip)
-            share = self.entropy_coefficient / scored.num_samples
-            norm = self._climber.ascend(scored.gradient(slope / scored.num_samples, share))
-            steps += 1
-            norms = [norms[0] + norm, norms[1] + min(norm, self._climber.limit)]
-            value = surrogate.sum() / scored.num_samples + share * scored.entropy.sum()
-            clipped = (deviation.abs() > clip).to(value.dtype).mean()
-            sums += torch.stack((value, clipped, divergence, scored.entropy.mean()))
-        value, clipped, divergence, entropy = (sums / max(steps, 1)).tolist()
-        done = steps > 0
-        return {
-            "gradient/norm": norms[0] / steps if done else None,
-            "gradient/norm_clipped": norms[1] / steps if done else None,
-            "update/surrogate": value if done else None,
+            share, samples_a_row = self.entropy_coefficient / scored.num_samples, scored.num_samples / len(rows)
+            norms.append(self._climber.ascend(scored.gradient(slope / scored.num_samples, share)))
+            seen.append((surrogate, log_ratio, scored.entropy))
+        steps = len(norms)
+        found: Metrics = dict.fromkeys(self.tags)
+        found |= {
             "update/learning_rate": self._climber.learning_rate,
-            "policy/entropy": entropy if done else None,
             "update/clip": clip,
-            "update/clip_fraction": clipped if done else None,
+            # A batch whose first minibatch is beyond the target is not learnt from, and this is why.
             "update/approximate_kl": divergence,
             "update/epochs": steps / self._minibatches.pieces(objective),
             "update/steps": float(steps),
-            "update/first_ratio_deviation": None if first is None else float(first),
+        }
+        if steps:
+            found["gradient/norm"] = sum(norms) / steps
+            found["gradient/norm_clipped"] = sum(min(norm, self._climber.limit) for norm in norms) / steps
+            found |= self._averages(seen, samples_a_row, clip)
+        return found
+
+    def _averages(self, seen: list[tuple[Tensor, Tensor, Tensor]], samples_a_row: float, clip: float) -> Metrics:
+        """Returns the means over all rows of all steps."""
+        surrogate, log_ratio, entropy = (torch.cat(each) for each in zip(*seen, strict=True))
+        mean_entropy = float(entropy.mean())
+        return {
+            "update/surrogate": (float(surrogate.mean()) + self.entropy_coefficient * mean_entropy) / samples_a_row,
+            "policy/entropy": mean_entropy,
+            "update/clip_fraction": float((ratio_of(log_ratio) - 1).abs().gt(clip).to(entropy.dtype).mean()),
+            "update/approximate_kl": float(approximate_kl(log_ratio)),
+            "update/first_ratio_deviation": float((ratio_of(seen[0][1]) - 1).abs().max()),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,12 +123,21 @@ class PPOClip:
         self._minibatches.generator.set_state(state["generator"])
 
 
+def ratio_of(log_ratio: Tensor) -> Tensor:
+    """Returns π / μ of every row `[M]`, e^20 at most."""
+    return log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+
+
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """Returns the mean of (r − 1) − log r, an estimate of KL(μ ‖ π) in nats that is never below 0."""
+    return (ratio_of(log_ratio) - 1 - log_ratio).mean()
+
+
 def clipped_surrogate(advantages: Tensor, log_ratio: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """Returns min(r A, clip(r, 1 − ε, 1 + ε) A) of every row `[M]`, and its derivative in the row's log π.
 
-    The derivative is r A, and 0 where a bound holds the surrogate: that makes an estimator's coefficients of it.
+    The derivative is r A, and 0 where a bound holds the surrogate: it makes an estimator's coefficients of it.
     """
-    ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+    ratio = ratio_of(log_ratio)
     free, bounded = ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages
-    held = (bounded < free) | (log_ratio > LARGEST_LOG_RATIO)
-    return torch.minimum(free, bounded), torch.where(held, 0.0, free)
+    return torch.minimum(free, bounded), torch.where(bounded < free, 0.0, free)

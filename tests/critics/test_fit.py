@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pgkit.core.networks import multilayer_perceptron
-from pgkit.critics.fit import LeastSquares
+from pgkit.critics.fit import Fitted, LeastSquares
 
 pytestmark = [pytest.mark.equivalence, pytest.mark.usefixtures("float64")]
 
@@ -24,13 +24,14 @@ def test_steps_lead_where_autograd_leads(weighted: bool, outputs: int) -> None:
     optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
     for _ in range(5):
         inputs, goal, weight = torch.randn(8, 3), torch.randn(8), torch.rand(8) if weighted else None
-        loss = fit.step(inputs, goal, weight, lambda found: found[:, 0])
+        rows = Fitted(inputs=inputs, goal=goal, weight=weight)
+        loss = fit.step(rows, torch.arange(8), lambda found, _: found[:, 0])
         errors = (plain(inputs)[:, 0] - goal).square()
         expected = (errors if weight is None else weight * errors).mean()
         optimizer.zero_grad()
         expected.backward()
         optimizer.step()
-        torch.testing.assert_close(loss, expected.detach(), atol=1e-12, rtol=0)
+        assert loss == pytest.approx(float(expected.detach()), abs=1e-12)
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
 
@@ -40,5 +41,6 @@ def test_a_network_of_another_kind_is_fitted_too() -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.GELU(), nn.Linear(4, 1))
     fit = LeastSquares(network, torch.optim.Adam(network.parameters(), lr=0.05))
     inputs = torch.randn(64, 2)
-    losses = [float(fit.step(inputs, inputs.sum(dim=1), None, lambda found: found[:, 0])) for _ in range(100)]
+    rows, everything = Fitted(inputs=inputs, goal=inputs.sum(dim=1)), torch.arange(64)
+    losses = [fit.step(rows, everything, lambda found, _: found[:, 0]) for _ in range(100)]
     assert losses[-1] < 0.1 * losses[0]

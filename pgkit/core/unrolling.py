@@ -44,7 +44,7 @@ def law_parameters(policy: Any, trajectories: Trajectories, rows: Rows) -> Tenso
     time, column = rows.index // num_columns, rows.index % num_columns
     read, place = column.unique(return_inverse=True)
     chosen = slice(None) if len(read) == num_columns else read
-    num_steps = int(time.max()) + 1 if len(time) else 1
+    num_steps = int(time.max()) + 1
     parameters: Tensor = policy(*columns_read(trajectories, chosen, num_steps=num_steps))
     return parameters.flatten(0, 1)[time * len(read) + place]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,6 +17,15 @@ class ObjectiveValue:
 
     value: Tensor
     entropy: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """The gradient `[P]` of a whole objective, in the order of the parameters, its value, and the mean entropy."""
+
+    gradient: Tensor
+    value: float
+    entropy: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +79,8 @@ class Objective(Protocol):
     def __call__(self, rows: Tensor | None = None) -> ObjectiveValue:
         """Returns the objective on some rows, an unbiased estimate of the whole where they are drawn at random."""
 
-    def parts(self) -> Iterator[ObjectiveValue]:
-        """Yields pieces whose values, gradients and entropies add up to those of the whole."""
+    def ascent(self) -> Ascent:
+        """Returns the gradient of the whole, by hand-written derivatives where there are some."""
 
     def terms(self, rows: Tensor | None = None) -> RowTerms:
         """Returns the rows of the objective one by one, at the policy as it is now."""

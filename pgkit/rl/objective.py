@@ -13,7 +13,7 @@ from pgkit.core import fisher, score
 from pgkit.core.action_terms import Terms, taken
 from pgkit.core.expectation import flat_gradient
 from pgkit.core.unrolling import blocks_of_columns, is_recurrent, law_parameters
-from pgkit.objectives import ObjectiveValue, RowTerms, ScoredRows
+from pgkit.objectives import Ascent, ObjectiveValue, RowTerms, ScoredRows
 from pgkit.protocols import Estimator
 from pgkit.types import Factors, Rows, Trajectories, map_observations
 
@@ -80,6 +80,25 @@ class PolicyObjective:
             value = self._value(part, self.num_samples)
             yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(taken.index)))
 
+    def ascent(self) -> Ascent:
+        """Returns the gradient of the whole, by hand-written derivatives where policy and estimator are plain."""
+        plain = self.coefficients.dim() == 1 and self.correction is None and self._terms is taken
+        gradient = self.coefficients.new_zeros(())
+        value = entropy = 0.0
+        if self._by_hand is None or not plain or len(self.valid) == 0:
+            for part in self.parts():
+                gradient = gradient + flat_gradient(part.value, self._trained)
+                value, entropy = value + float(part.value.detach()), entropy + float(part.entropy)
+            return Ascent(gradient=gradient, value=value, entropy=entropy)
+        bonus = self.entropy_coefficient / self.num_samples
+        for rows in self.valid.split(BLOCK):
+            scored, coefficients = self.scored(rows), self.coefficients[rows] / self.num_samples
+            gradient = gradient + scored.gradient(coefficients, bonus)
+            spread = float(scored.entropy.sum())
+            value += float(coefficients @ scored.log_prob) + bonus * spread
+            entropy += spread / len(self.valid)
+        return Ascent(gradient=gradient, value=value, entropy=entropy)
+
     def _blocks(self, taken: Rows) -> Iterator[Rows]:
         """Yields the rows in pieces, of whole columns where that is how the policy reads."""
         if self.reads_columns:
@@ -145,9 +164,13 @@ class PolicyObjective:
             value = coefficients @ terms.log_prob
             if entropy:
                 value = value + entropy * terms.entropy.sum()
-            return flat_gradient(value, {n: each for n, each in self.policy.named_parameters() if each.requires_grad})
+            return flat_gradient(value, self._trained)
 
         return gradient
+
+    @property
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: each for name, each in self.policy.named_parameters() if each.requires_grad}
 
     def laws(self) -> Tensor:
         """Returns the parameters of the action law `[M, K]` at every valid row, detached."""

@@ -95,15 +95,11 @@ class Climber:
 
         Raises: RunFault where the gradient is not finite.
         """
-        value = entropy = 0.0
-        gradient = torch.zeros(())
-        for part in objective.parts():
-            gradient = gradient + self.gradient(part.value)
-            value, entropy = value + float(part.value.detach()), entropy + float(part.entropy.detach())
-        norm = float(gradient.norm())
+        found = objective.ascent()
+        norm = float(found.gradient.norm())
         if not norm < float("inf"):
             raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
-        return gradient, value, entropy
+        return found.gradient, found.value, found.entropy
 
     def advance(self, step: Tensor) -> None:
         """Adds a step `[P]` to the parameters."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 
 import torch
 
-from pgkit.objectives import Objective
+from pgkit.objectives import Ascent, Objective
 from pgkit.options import NonNegative, Positive
 from pgkit.types import Metrics
 from pgkit.updates.climbing import Climber
@@ -56,27 +56,23 @@ class GradientStep:
         """
         climber = self._climber
         climber.begin(progress)
-        climber.clear()
-        surrogate = entropy = 0.0
-        for part in objective.parts():
-            climber.accumulate(part.value)
-            surrogate += float(part.value.detach())
-            entropy += float(part.entropy.detach())
-        limit = self.max_trajectory_kl
-        norm, scale = (climber.step(), None) if limit is None else self._limited(objective, limit)
+        found, limit = objective.ascent(), self.max_trajectory_kl
+        norm, scale = (
+            (climber.ascend(found.gradient), None) if limit is None else self._limited(objective, found, limit)
+        )
         metrics: Metrics = {
             "gradient/norm": norm,
             "gradient/norm_clipped": min(norm, climber.limit),
-            "update/surrogate": surrogate,
+            "update/surrogate": found.value,
             "update/learning_rate": climber.learning_rate,
-            "policy/entropy": entropy,
+            "policy/entropy": found.entropy,
         }
         return metrics if limit is None else metrics | {"update/step_scale": scale}
 
-    def _limited(self, objective: Objective, limit: float) -> tuple[float, float]:
+    def _limited(self, objective: Objective, found: Ascent, limit: float) -> tuple[float, float]:
         """Takes a step, or the part of it that stays within a divergence; returns the gradient's norm and that part."""
         before, laws = self._climber.position(), objective.laws()
-        norm = self._climber.step()
+        norm = self._climber.ascend(found.gradient)
         after, scale = self._climber.position(), 1.0
         for _ in range(ATTEMPTS):
             divergence = float(objective.divergence(laws).mean())

@@ -48,12 +48,12 @@ def batch(policy: MLPPolicy, steps: int = 6, columns: int = 4) -> Trajectories:
     )  # fmt: skip
 
 
-def objective_of(policy: Any, trajectories: Trajectories) -> PolicyObjective:
-    coefficients = torch.randn(trajectories.mask.shape)
+def objective_of(policy: Any, trajectories: Trajectories, entropy: float = 0.0) -> PolicyObjective:
+    coefficients = torch.randn(trajectories.mask.shape, generator=torch.Generator().manual_seed(5))
     factors = Factors(signal=coefficients, log_weight=torch.zeros_like(coefficients), mask=trajectories.mask)
     return PolicyObjective(
         policy=policy, trajectories=trajectories, factors=factors, coefficients=coefficients, average="steps",
-        entropy_coefficient=0.0,
+        entropy_coefficient=entropy,
     )  # fmt: skip
 
 
@@ -86,6 +86,21 @@ def test_rows_and_their_gradients_are_those_of_autograd(space: str, options: dic
     assert one.num_samples == other.num_samples
     weight = torch.randn(len(rows))
     torch.testing.assert_close(one.gradient(weight, entropy), other.gradient(weight, entropy), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("entropy", [0.0, 0.3])
+def test_the_gradient_of_the_whole_is_that_of_autograd(
+    space: str, entropy: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgkit.rl.objective.BLOCK", 7)
+    policy = policy_of(SPACES[space])
+    trajectories = batch(policy)
+    fast, general = (objective_of(each, trajectories, entropy).ascent() for each in (policy, General(policy)))
+    torch.testing.assert_close(fast.gradient, general.gradient, atol=1e-11, rtol=0)
+    assert (fast.value, fast.entropy) == pytest.approx((general.value, general.entropy), abs=1e-12)
+    one = objective_of(policy, trajectories, entropy)()
+    assert fast.value == pytest.approx(float(one.value.detach()), abs=1e-12)
 
 
 def test_what_is_less_plain_goes_the_general_way() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pgkit.errors import RunFault
-from pgkit.objectives import ObjectiveValue
+from pgkit.objectives import Ascent, ObjectiveValue
 from pgkit.updates.gradient_step import GradientStep
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
@@ -20,7 +19,7 @@ pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 
 @dataclass
 class Hill:
-    """−½ |x − top|², in two parts."""
+    """−½ |x − top|²."""
 
     x: nn.Parameter
     top: Tensor
@@ -29,10 +28,9 @@ class Hill:
         value = -0.5 * (self.x - self.top).square().sum()
         return ObjectiveValue(value=value, entropy=torch.tensor(0.25))
 
-    def parts(self) -> Iterator[ObjectiveValue]:
-        whole = self()
-        for share in (0.3, 0.7):
-            yield ObjectiveValue(value=share * self().value, entropy=share * whole.entropy)
+    def ascent(self) -> Ascent:
+        gradient = (self.top - self.x).detach()
+        return Ascent(gradient=gradient, value=float(self().value.detach()), entropy=0.25)
 
 
 def hill() -> Hill:

@@ -80,7 +80,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         baseline=MovingAverage(), estimator=ScoreFunction(gamma=1.0), weights=OnPolicy(), diagnostics={},
         update=GradientStep(optimizer=torch.optim.SGD(problem.policy.parameters(), lr=0.1)), collector=collector,
         behavior=Current(policy=problem.policy, num_lanes=1), reuse=NoReuse(),
-        streams=SimpleNamespace(policy=np.random.default_rng(0)), coupling="independent",
+        streams=SimpleNamespace(policy=np.random.default_rng(0)), coupling="independent", simulator=None,
     )  # fmt: skip
     train.learn(parts, Journal(), SimpleNamespace(requested=False), total_steps=6)
     return log

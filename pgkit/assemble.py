@@ -22,9 +22,11 @@ from pgkit.playback import restore
 from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns
 from pgkit.rl.collect import Collector
 from pgkit.rl.continuations import Continuations
+from pgkit.rl.gathering import Moved
 from pgkit.rl.lanes import Lanes
 from pgkit.rl.simulated import simulator_of
 from pgkit.run.checkpoint import load_policy_state
+from pgkit.run.device import device_of, place
 from pgkit.run.seeds import Streams, draw_seed
 from pgkit.simulators.base import Simulator
 from pgkit.snapshot import Diagnostic, Facts
@@ -73,6 +75,7 @@ def assemble(config: DictConfig) -> Parts:
 
     Raises: UsageError for whatever a part does not accept, and for parts that do not fit each other.
     """
+    device = device_of(config.device)
     trusted = list(config.trusted_packages)
     streams = Streams.from_seed(config.seed)
     lanes = build(config["env"], expects=Lanes, trusted=trusted)
@@ -121,14 +124,15 @@ def assemble(config: DictConfig) -> Parts:
     )
     shuffling = torch.Generator().manual_seed(draw_seed(streams.minibatches))
     moving = {"policy": policy, "generator": shuffling}
+    collector = build(
+        config["collect"], expects=Collector, trusted=trusted, offers={"policy": policy}, lanes=lanes
+    )
     parts = Parts(
         streams=streams,
         lanes=lanes,
         behavior=behavior,
         reuse=build(config["reuse"], expects=Reuse, trusted=trusted, offers=acted),
-        collector=build(
-            config["collect"], expects=Collector, trusted=trusted, offers={"policy": policy}, lanes=lanes
-        ),
+        collector=collector if device.type == "cpu" else Moved(collector, device),
         policy=policy,
         critic=critic,
         returns=returns,
@@ -143,6 +147,8 @@ def assemble(config: DictConfig) -> Parts:
         },
         simulator=simulator_of(lanes) if needs_simulator(estimator) else None,
     )
+    if device.type != "cpu":
+        place(policy, critic, returns, baseline, weights, estimator, behavior, parts.reuse, parts.update, device=device)
     check_agreement(parts, columns=facts.columns, whole_episodes=facts.whole_episodes)
     return parts
 

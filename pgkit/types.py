@@ -16,11 +16,12 @@ Dimension names: T time steps, N columns (samples), F factors, P parameters, K p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pgkit.expectation import Expectation as Expectation
@@ -151,6 +152,15 @@ class Trajectories:
         index = self.valid if index is None else index
         obs = map_observations(lambda x: x[:-1].flatten(0, 1)[index], self.obs)
         return Rows(obs=obs, actions=self.actions.flatten(0, 1)[index], index=index)
+
+    def to(self, device: torch.device) -> Trajectories:
+        """Returns the batch on a device."""
+        moved = {
+            field.name: map_observations(lambda x: x.to(device, non_blocking=True), value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor | dict)
+        }
+        return replace(self, **moved)  # type: ignore[arg-type]  # each field keeps its kind
 
     def labelled(self, behavior_id: Tensor) -> Trajectories:
         """Returns the same batch with other numbers `[N]` of the policies that acted."""

@@ -39,7 +39,7 @@ class Polynomial:
             x = self.encoder(factors.contexts)
         columns = [torch.ones_like(x[..., :1]), x, x.square()]
         if x.shape[-1] <= MOST_CROSSED:
-            first, second = torch.triu_indices(x.shape[-1], x.shape[-1], offset=1)
+            first, second = torch.triu_indices(x.shape[-1], x.shape[-1], offset=1, device=x.device)
             columns.append(x[..., first] * x[..., second])
         if self.timed:
             assert factors.time is not None

@@ -94,6 +94,6 @@ def fisher_cholesky(cholesky: Tensor) -> Tensor:
     F_(ij)(kl) = Σ⁻¹_ik δ_jl + C⁻¹_li C⁻¹_jk, from E[(ε_a ε_j − δ_aj)(ε_c ε_l − δ_cl)] = δ_ac δ_jl + δ_al δ_cj.
     """
     inverse, size = torch.linalg.inv(cholesky), len(cholesky)
-    unit, lower = torch.eye(size).to(cholesky), torch.ones_like(cholesky).tril()
+    unit, lower = torch.eye(size, dtype=cholesky.dtype, device=cholesky.device), torch.ones_like(cholesky).tril()
     full = torch.einsum("ik,jl->ijkl", inverse.T @ inverse, unit) + torch.einsum("li,jk->ijkl", inverse, inverse)
     return torch.einsum("ijkl,ij,kl->ijkl", full, lower, lower).reshape(size**2, size**2)

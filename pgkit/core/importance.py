@@ -130,7 +130,7 @@ def pareto_k(log_weight: Tensor) -> float | None:
         return None
     num_points = 30 + math.isqrt(size)
     quartile = excess[max(0, round(size / 4) - 1)]
-    grid = torch.arange(1, num_points + 1, dtype=excess.dtype) - 0.5
+    grid = torch.arange(1, num_points + 1, dtype=excess.dtype, device=excess.device) - 0.5
     points = 1 / excess[-1] + (1 - (num_points / grid).sqrt()) / (3 * quartile)
     shapes = torch.log1p(-points[:, None] * excess).mean(dim=1)
     likelihood = size * ((-points / shapes).log() - shapes - 1)
@@ -150,7 +150,7 @@ def heuristic_log_weights(
     Source: Veach and Guibas 1995 (SIGGRAPH); Owen and Zhou 2000 (JASA 95:135).
     """
     expect("K N .", log_densities=log_densities)
-    log_counts = torch.as_tensor(counts, dtype=log_densities.dtype).log()[:, None]
+    log_counts = torch.as_tensor(counts, dtype=log_densities.dtype, device=log_densities.device).log()[:, None]
     if heuristic == "constant":
         return (log_counts - log_counts.logsumexp(dim=0)).expand_as(log_densities)
     if (_checked(log_densities) == -torch.inf).all(dim=0).any():
@@ -178,7 +178,7 @@ def multiple_log_weight(
     """
     expect("N .", log_target=log_target, source=source)
     log_shares = heuristic_log_weights(log_densities, counts, heuristic=heuristic, exponent=exponent)
-    log_fraction = torch.as_tensor(counts, dtype=log_densities.dtype).log() - math.log(sum(counts))
+    log_fraction = torch.as_tensor(counts, dtype=log_densities.dtype, device=log_densities.device).log() - math.log(sum(counts))
     ratio = log_ratio(log_target, log_densities.gather(0, source[None])[0])
     return ratio + log_shares.gather(0, source[None])[0] - log_fraction[source]
 

@@ -60,7 +60,7 @@ def spread(gradients: Tensor, *, num_samples: int) -> Spread:
     traces = (total - squares - left * means) / (left - 1) if left > 1 else torch.full_like(squares, math.nan)
     trace = (total - n * squared_mean) / left
     variances = torch.cat([trace[None], traces]).clamp(min=0.0)
-    sizes = torch.cat([torch.tensor([float(n)]), torch.full((n,), float(left))]).double()
+    sizes = variances.new_tensor([n] + [left] * n)
     return Spread(variance=variances / num_samples, signal=torch.cat([squared_mean[None], means]) - variances / sizes)
 
 
@@ -85,12 +85,12 @@ def _moments_left_out(cross: Tensor) -> Tensor:
     """Returns the three kernel moments of a group, whole and without each sample, `[3, 1+n]`."""
     n = cross.shape[0]
     sums = kernel_sums(cross)
-    nothing = torch.zeros(1, dtype=torch.float64)
+    nothing = sums.own.new_zeros(1)
     # Without sample i the sum over all pairs loses row i twice, and every other row loses its pair with i.
     totals = sums.total + torch.cat([nothing, -4 * sums.with_total + 4 * sums.own])
     by_rows = sums.by_row + torch.cat([nothing, -sums.own - 2 * sums.with_rows + sums.row])
     by_pairs = sums.by_pair + torch.cat([nothing, -2 * sums.row])
-    m = torch.tensor([n] + [n - 1] * n, dtype=torch.float64)
+    m = sums.own.new_tensor([n] + [n - 1] * n)
     return torch.stack(
         [
             (totals - 4 * by_rows + 2 * by_pairs) / (m * (m - 1) * (m - 2) * (m - 3)),

@@ -63,6 +63,6 @@ def _balance(seen: Tensor, sent: Tensor) -> float:
 
 def _solve(matrix: Tensor, right: Tensor, damping: float) -> Tensor:
     """Returns (matrix + damping I)⁻¹ right; what a singular matrix does not see stays 0."""
-    damped = matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype)
+    damped = matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     factor, failed = torch.linalg.cholesky_ex(damped)
     return torch.linalg.pinv(damped) @ right if failed else torch.cholesky_solve(right, factor)

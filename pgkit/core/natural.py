@@ -23,7 +23,7 @@ def solve_dense(fisher: Tensor, gradient: Tensor, *, damping: float = 0.0) -> Te
     Raises: UsageError where the damped matrix is singular.
     """
     expect("P", fisher=fisher, gradient=gradient)
-    damped = fisher + damping * torch.eye(len(fisher), dtype=fisher.dtype)
+    damped = fisher + damping * torch.eye(len(fisher), dtype=fisher.dtype, device=fisher.device)
     factor, failed = torch.linalg.cholesky_ex(damped)
     pivots = factor.diagonal()
     if failed or pivots.min().square() <= len(fisher) * torch.finfo(fisher.dtype).eps * pivots.max().square():
@@ -90,7 +90,7 @@ def solve_among_samples(scores: Tensor, coefficients: Tensor, *, damping: float)
     expect("N", scores=scores, coefficients=coefficients)
     if not damping > 0:
         raise UsageError(f"damping: {damping:g} among samples, expected above 0")
-    gram = scores @ scores.T / len(scores) + damping * torch.eye(len(scores), dtype=scores.dtype)
+    gram = scores @ scores.T / len(scores) + damping * torch.eye(len(scores), dtype=scores.dtype, device=scores.device)
     return scores.T @ torch.cholesky_solve(coefficients[:, None], torch.linalg.cholesky(gram))[:, 0]
 
 
@@ -105,9 +105,42 @@ def solve_by_samples(scores: Tensor, gradient: Tensor, *, damping: float) -> Ten
     expect("P", scores=scores.T, gradient=gradient)
     if not damping > 0:
         raise UsageError(f"damping: {damping:g} among samples, expected above 0")
-    gram = scores @ scores.T + len(scores) * damping * torch.eye(len(scores), dtype=scores.dtype)
+    gram = scores @ scores.T + len(scores) * damping * torch.eye(len(scores), dtype=scores.dtype, device=scores.device)
     seen = torch.cholesky_solve((scores @ gradient)[:, None], torch.linalg.cholesky(gram))[:, 0]
     return (gradient - scores.T @ seen) / damping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """What a regression on scores found: `slope` `[P]`, `intercept`, and the share of the variance it explains."""
+
+    slope: Tensor
+    intercept: float
+    explained: float
+
+
+def regress_on_scores(scores: Tensor, returns: Tensor, *, damping: float, weights: Tensor | None = None) -> Regression:
+    """Returns the least-squares fit of R ≈ b + Sᵀw with a penalty λ|w|²; w is the natural gradient of E[R].
+
+    w = (C + λI)⁻¹ g with C the covariance of the scores and g that of scores and returns: b is the baseline that the
+    regression finds by itself. Solved among samples.
+    Bias: the intercept is fitted to the batch, O(1/N); damping turns w towards the gradient.
+    Shapes: scores S `[N, P]`, one sum a trajectory, returns `[N]`, weights `[N]`, how much each counts, 1 by default.
+    Raises: UsageError without damping.
+    Source: Peters and Schaal 2008 (Neurocomputing 71:1180).
+    """
+    expect("N", scores=scores, returns=returns)
+    shares = torch.ones_like(returns) if weights is None else weights
+    shares = shares / shares.sum()
+    middle, mean = shares @ scores, shares @ returns
+    centred, rest = scores - middle, returns - mean
+    root = shares.sqrt()
+    # Among samples the Fisher matrix is a mean: rows √(N p) (S − E[S]) make it the weighted one.
+    rows = (len(shares) ** 0.5 * root)[:, None] * centred
+    slope = solve_among_samples(rows, rest * root / len(shares) ** 0.5, damping=damping)
+    left, total = shares @ (rest - centred @ slope).square(), shares @ rest.square()
+    explained = 1 - float(left / total) if total > 0 else 0.0
+    return Regression(slope=slope, intercept=float(mean - middle @ slope), explained=explained)
 
 
 def gaussian_step(

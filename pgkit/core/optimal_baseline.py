@@ -154,7 +154,7 @@ def folds_of(num_samples: int, folds: int | None, strata: Tensor | None = None) 
     result = torch.zeros_like(strata)
     for stratum in strata.unique():
         inside = strata == stratum
-        result[inside] = torch.arange(int(inside.sum())) % folds
+        result[inside] = torch.arange(int(inside.sum()), device=strata.device) % folds
     return result
 
 
@@ -164,6 +164,7 @@ def others(values: Tensor, fold: Tensor) -> Tensor:
     Sums from both ends rather than a total less its own: one huge sample would leave nothing but its rounding error.
     Shapes: values `[N, …]`, fold `[N]`.
     """
+    fold = fold.to(values.device)
     sums = values.new_zeros((int(fold.max()) + 1, *values.shape[1:])).index_add_(0, fold, values)
     before = torch.cat([torch.zeros_like(sums[:1]), sums[:-1].cumsum(dim=0)])
     after = torch.cat([torch.zeros_like(sums[:1]), sums[1:].flip(0).cumsum(dim=0)]).flip(0)

@@ -107,4 +107,4 @@ def state_discount(time: Tensor, gamma: float) -> Tensor:
     Shapes: time `[F, N]`, the step inside its episode.
     Source: Thomas 2014 (ICML); Nota and Thomas 2020, arXiv:1906.07073.
     """
-    return torch.pow(torch.as_tensor(gamma, dtype=torch.get_default_dtype()), time)
+    return torch.pow(torch.as_tensor(gamma, dtype=torch.get_default_dtype(), device=time.device), time)

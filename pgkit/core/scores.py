@@ -90,7 +90,7 @@ class Scores:
 
         Shapes: index `[M]`, flat, as f * N + n.
         """
-        return self._steps(index).per_sample(torch.ones(1, len(index)))
+        return self._steps(index).per_sample(torch.ones(1, len(index), device=index.device))
 
     def layers_of_steps(self, index: Tensor) -> Sequence[persample.LayerScores] | None:
         """Returns the scores of single factors layer by layer, `[1, M, …]`; None where they do not factor.
@@ -102,7 +102,7 @@ class Scores:
     def _steps(self, index: Tensor) -> Scores:
         """Returns single factors as samples of one factor each."""
         inputs = tree_map(lambda x: x.flatten(0, 1)[index][None], self.inputs)
-        return Scores(self.module, inputs, torch.ones(1, len(index), dtype=torch.bool))
+        return Scores(self.module, inputs, torch.ones(1, len(index), dtype=torch.bool, device=index.device))
 
     def _stepwise(
         self, factored: Callable[[list[persample.LayerScores], slice], Tensor], vectors: Tensor | None
@@ -115,7 +115,7 @@ class Scores:
                 parts.append(factored([each.columns(columns) for each in layers] if self._small else layers, columns))
                 continue
             inputs = tree_map(lambda x, columns=columns: x[:, columns].flatten(0, 1)[None], self.inputs)
-            ones = torch.ones(1, 1, len(self.mask) * (columns.stop - columns.start))
+            ones = torch.ones(1, 1, len(self.mask) * (columns.stop - columns.start), device=self.mask.device)
             scores = persample.per_sample_by_vmap(self.module, inputs, ones)[0].unflatten(0, (len(self.mask), -1))
             parts.append((scores * (scores if vectors is None else vectors[columns])).sum(dim=2))
         return torch.where(self.mask, torch.cat(parts, dim=1), 0.0)

@@ -30,12 +30,12 @@ def share_of_each(stratum: Tensor, most: int) -> Tensor:
     """
     number = len(stratum)
     if most >= number:
-        return torch.arange(number)
+        return torch.arange(number, device=stratum.device)
     # Counting from the start of its own stratum.
     place = torch.zeros_like(stratum)
     for each in stratum.unique():
         inside = stratum == each
-        place[inside] = torch.arange(int(inside.sum()))
+        place[inside] = torch.arange(int(inside.sum()), device=stratum.device)
     kept = (torch.bincount(stratum) * most // number).clamp(min=2)
     return (place < kept[stratum]).nonzero().squeeze(-1)
 
@@ -55,7 +55,7 @@ class Sums:
     @classmethod
     def of(cls, chunks: Iterable[tuple[Tensor, Tensor]], counts: Tensor) -> Sums:
         """Returns the sums over chunks of (strata `[n]`, gradients `[n, P]`)."""
-        total, squares = torch.zeros(()), torch.zeros(len(counts), dtype=torch.float64)
+        total, squares = torch.zeros(()), torch.zeros(len(counts), dtype=torch.float64, device=counts.device)
         measured = torch.zeros_like(counts)
         for stratum, gradients in chunks:
             part = gradients.new_zeros(len(counts), gradients.shape[1]).index_add_(0, stratum, gradients)

@@ -28,7 +28,7 @@ def exact_gradient(dynamics: Dynamics, policy: Any, *, gamma: float, discount_st
 
     Raises: ValueError where a policy on linear dynamics is no linear Gaussian.
     """
-    twin: nn.Module = copy.deepcopy(policy).double()
+    twin: nn.Module = copy.deepcopy(policy).double().cpu()  # a small matter, and the tables are there
     log_prob: LogProb = twin.log_prob  # type: ignore[assignment]  # a method of every policy
     if isinstance(dynamics, Process):
         table = policy_table(log_prob, dynamics)
@@ -40,7 +40,8 @@ def exact_gradient(dynamics: Dynamics, policy: Any, *, gamma: float, discount_st
         objective = dynamics.policy_gradient_theorem(*law, gamma, discount_states=discount_states)
     parameters = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(objective, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([gradient.reshape(-1) for gradient in gradients])
+    device = next(policy.parameters()).device
+    return torch.cat([gradient.reshape(-1) for gradient in gradients]).to(device)
 
 
 def policy_table(log_prob: LogProb, process: Process) -> Tensor:

@@ -118,7 +118,7 @@ class Decomposition:
         times = steps_behind(snapshot.trajectories)[:-1]
         # Steps evenly spread over all rows in the order of their time: the law of a row, with little scatter.
         sorted_times = times[mask].sort().values.long()
-        even = ((torch.arange(self.states) + 0.5) / self.states * len(sorted_times)).long()
+        even = ((torch.arange(self.states, device=sorted_times.device) + 0.5) / self.states * len(sorted_times)).long()
         continued = self._continue_from.draw(
             snapshot.before,
             sorted_times[even].tolist(),

@@ -31,7 +31,7 @@ def state_features(snapshot: Snapshot, *, most: int) -> Tensor:
     if width <= room:
         parts.append(seen)
     if width * (width + 3) // 2 <= room and any(each.dtype.is_floating_point for each in named.values()):
-        first, second = torch.triu_indices(width, width)
+        first, second = torch.triu_indices(width, width, device=seen.device)
         parts.append(seen[..., first] * seen[..., second])
     features = _standardised(torch.cat(parts, dim=2), trajectories.mask)
     features[..., 0] = 1.0
@@ -93,4 +93,4 @@ def _one_hot(numbers: Tensor) -> Tensor:
     values, index = torch.unique(numbers, return_inverse=True)
     if len(values) > MOST:
         return numbers.double()[..., None]
-    return torch.eye(len(values), dtype=torch.float64)[index]
+    return torch.eye(len(values), dtype=torch.float64, device=index.device)[index]

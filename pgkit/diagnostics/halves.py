@@ -52,9 +52,9 @@ def gradients_of_halves(snapshot: Snapshot, num_columns: int) -> Tensor:
     """Returns the mean gradients of the even and the odd ones of the first columns, `[2, P]`."""
     if snapshot.coupling == "pairwise":
         snapshot = replace(snapshot, coefficients=_left_out_by_halves(snapshot))
-    total, counts = torch.zeros(2, 1), torch.zeros(2, 1)
+    total, counts = (snapshot.coefficients.new_zeros(2, 1) for _ in range(2))
     for columns, chunk in chunks_in_use(snapshot, num_columns - num_columns % 2):
-        odd = torch.arange(columns.start, columns.stop) % 2
+        odd = torch.arange(columns.start, columns.stop, device=chunk.device) % 2
         halves = torch.stack([1 - odd, odd]).to(chunk.dtype)
         total, counts = total + halves @ chunk, counts + halves.sum(dim=1, keepdim=True)
     return total / counts

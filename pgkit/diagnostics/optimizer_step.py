@@ -58,7 +58,7 @@ class OptimizerStep:
             return self._unanswered(self.tags, "the step of the mean gradient is 0")
         # The mean of all N columns scatters less than that of those measured.
         shrink = (measured / columns) ** 0.5
-        deviations = shrink * (balanced_weights(self.resamples, measured).to(gradients.dtype) @ gradients - mean)
+        deviations = shrink * (balanced_weights(self.resamples, measured).to(gradients) @ gradients - mean)
         total, squares, cosines = torch.zeros_like(target), 0.0, 0.0
         for deviation in deviations:
             step = snapshot.preview(mean + deviation).double()

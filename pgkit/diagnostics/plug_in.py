@@ -74,7 +74,7 @@ def step_plug_in(snapshot: Snapshot, *, max_columns: int | None) -> Parts:
         features=features[mask],
         moments=_sums(snapshot, scale * outcomes * features.movedim(2, 0)),
         halves=(halves[0], halves[1]),
-        weights=torch.ones(len(halves[0]), dtype=torch.float64),
+        weights=torch.ones(len(halves[0]), dtype=torch.float64, device=mask.device),
     )
 
 
@@ -105,7 +105,7 @@ def trajectory_plug_in(snapshot: Snapshot, *, gamma: float, max_columns: int | N
         ahead = by_action @ regress(by_action[mask], following[mask], weights)
         starts.append(scaled[0] @ fit)
         known.append(_gradients(snapshot, (scale * told)[None])[0] + (ahead - scaled).sum(dim=0) @ fit + starts[i])
-    odd = (torch.arange(count) % 2).double()
+    odd = (torch.arange(count, device=coefficients.device) % 2).double()
     return trajectory_parts(
         _gradients(snapshot, coefficients[None])[0],
         known=(known[0], known[1]),
@@ -118,7 +118,7 @@ def trajectory_plug_in(snapshot: Snapshot, *, gamma: float, max_columns: int | N
 
 def _halves(mask: Tensor) -> Pair:
     """Returns the weights of rows in the fits to even and to odd columns, `[T, n]`."""
-    odd = torch.arange(mask.shape[1]) % 2 == 1
+    odd = torch.arange(mask.shape[1], device=mask.device) % 2 == 1
     return (mask & ~odd).double(), (mask & odd).double()
 
 
@@ -134,7 +134,7 @@ def _gradients(snapshot: Snapshot, coefficients: Tensor) -> Tensor:
 
 def _sums(snapshot: Snapshot, coefficients: Tensor) -> Pair:
     """Returns the gradients `[M, P]` under M coefficient vectors `[M, T, n]`, summed over even and over odd columns."""
-    zero = torch.zeros(len(coefficients), snapshot.scores.num_parameters, dtype=torch.float64)
+    zero = coefficients.new_zeros(len(coefficients), snapshot.scores.num_parameters, dtype=torch.float64)
     even, odd = zero, zero
     for columns, gradients in snapshot.scores.gradients(coefficients.to(snapshot.coefficients.dtype)):
         first = columns.start % 2

@@ -137,6 +137,6 @@ def _newest(snapshot: Snapshot) -> Tensor:
 
 def _spread_out(log_weight: Tensor, columns: Tensor, number: int) -> Tensor:
     """Returns the log weights of some columns among all, −inf elsewhere, each for a mean over all of them."""
-    result = torch.full((number,), -torch.inf, dtype=torch.float64)
+    result = log_weight.new_full((number,), -torch.inf, dtype=torch.float64)
     result[columns] = log_weight.double() + math.log(number / len(columns))
     return result

@@ -86,7 +86,7 @@ class WeightHealth:
 
     def _groups(self, plain: Tensor, batch: Trajectories, mask: Tensor) -> Mapping[str, Tensor]:
         """Returns the plain log ratios of every group that has some, `[n]`."""
-        age = torch.zeros(plain.shape[1], dtype=torch.long) if batch.age is None else batch.age
+        age = torch.zeros(plain.shape[1], dtype=torch.long, device=plain.device) if batch.age is None else batch.age
         by_row = self.kind == "step" or not self.whole_episodes
         reused = age > 0 if (age > 0).any() else age >= 0
         found = {}

@@ -85,7 +85,7 @@ class NetworkPolicy(nn.Module, ABC):
         """Returns KL(self || other) `[M]` at observations `[M, *obs]`, in nats, without gradients."""
         arrays: Any = map_observations(lambda x: x.cpu().numpy(), obs)  # type: ignore[arg-type, return-value]  # to numpy
         mine, theirs = (torch.from_numpy(policy.actor()(arrays)) for policy in (self, other))
-        return self.law.kl(mine, theirs)
+        return self.law.kl(mine, theirs).to(next(self.parameters()).device)
 
     @abstractmethod
     def actor(self) -> Actor:

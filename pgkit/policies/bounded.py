@@ -12,12 +12,13 @@ from scipy import special
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pgkit.core.placed import Placed
 from pgkit.errors import UsageError
 from pgkit.policies.gaussian import BoxLaw, Normal
 from pgkit.policies.law import Array
 
-NODES = torch.linspace(-6, 6, 41, dtype=torch.float64)
-WEIGHTS = torch.softmax(-0.5 * NODES.square(), dim=0)
+NODES = Placed(torch.linspace(-6, 6, 41, dtype=torch.float64))
+WEIGHTS = Placed(torch.softmax(-0.5 * NODES.value.square(), dim=0))
 """Means under the standard normal by the trapezoidal rule, which converges geometrically for smooth functions."""
 
 
@@ -35,7 +36,7 @@ class SquashedGaussian(Normal):
     def __init__(self, space: spaces.Box) -> None:
         super().__init__(space)
         self.low, self.high = finite_bounds(space, "squashed_gaussian")
-        self._log_half_width = torch.as_tensor((self.high - self.low).reshape(-1) / 2).log()
+        self._log_half_width = Placed(torch.as_tensor((self.high - self.low).reshape(-1) / 2).log())
 
     def to_environment(self, actions: Array) -> Array:
         return stretched(np.tanh(actions, dtype=np.float64) / 2 + 0.5, self.low, self.high).astype(self.dtype)
@@ -49,12 +50,12 @@ class SquashedGaussian(Normal):
 
     def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
         before = super().log_prob_of_dimensions(parameters, actions)
-        return before - _log_slope(actions.reshape(before.shape)) - self._log_half_width.to(before)
+        return before - _log_slope(actions.reshape(before.shape)) - self._log_half_width.as_of(before)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         mean, log_std = self._split(parameters)
-        nodes = mean[..., None] + log_std.exp()[..., None] * NODES.to(mean)
-        stretch = _log_slope(nodes) @ WEIGHTS.to(mean) + self._log_half_width.to(mean)
+        nodes = mean[..., None] + log_std.exp()[..., None] * NODES.as_of(mean)
+        stretch = _log_slope(nodes) @ WEIGHTS.as_of(mean) + self._log_half_width.as_of(mean)
         return super().entropy(parameters) + stretch.sum(dim=-1)
 
 
@@ -71,7 +72,7 @@ class Beta(BoxLaw):
         super().__init__(space)
         self.low, self.high = finite_bounds(space, "beta")
         self.num_parameters = 2 * self.size
-        self._log_width = torch.as_tensor((self.high - self.low).reshape(-1)).log()
+        self._log_width = Placed(torch.as_tensor((self.high - self.low).reshape(-1)).log())
 
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Returns standard normal noise `[*shape, A]`; its quantiles become those of the actions."""
@@ -104,7 +105,7 @@ class Beta(BoxLaw):
         alpha, beta = _concentrations(parameters)
         logits = actions.reshape(alpha.shape).to(alpha)
         density = -(alpha - 1) * softplus(-logits) - (beta - 1) * softplus(logits) - _log_beta(alpha, beta)
-        return (density - self._log_width.to(density)).to(parameters.dtype)
+        return (density - self._log_width.as_of(density)).to(parameters.dtype)
 
     def tempered(self, parameters: Tensor, temperature: float) -> Tensor:
         share = (softplus(parameters) / temperature).clamp(min=torch.finfo(parameters.dtype).tiny)
@@ -114,7 +115,7 @@ class Beta(BoxLaw):
         alpha, beta = _concentrations(parameters)
         total = (alpha + beta - 2) * torch.digamma(alpha + beta)
         peaks = (alpha - 1) * torch.digamma(alpha) + (beta - 1) * torch.digamma(beta)
-        entropy = _log_beta(alpha, beta) + total - peaks + self._log_width.to(alpha)
+        entropy = _log_beta(alpha, beta) + total - peaks + self._log_width.as_of(alpha)
         return entropy.sum(dim=-1).to(parameters.dtype)
 
     def kl(self, parameters: Tensor, other: Tensor) -> Tensor:

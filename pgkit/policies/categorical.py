@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from pgkit.core.placed import Placed
 from pgkit.policies.law import BARRED, MASKED, Array, Law
 
 BLOCKED = "the action mask allows no action in some state, expected at least one"
@@ -56,7 +57,7 @@ class Categorical(Law):
         return actions + self.start if self.start else actions
 
     def encode(self, actions: Tensor) -> Tensor:
-        return (actions.unsqueeze(-1) == torch.arange(self.num_parameters)).to(torch.get_default_dtype())
+        return (actions.unsqueeze(-1) == torch.arange(self.num_parameters, device=actions.device)).to(torch.get_default_dtype())
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.softmax(parameters, dim=-1)
@@ -98,11 +99,12 @@ class IndependentCategorical(Law):
             self.dimensions, self.start = (2,) * math.prod(self.shape), np.zeros(self.shape, dtype=int)
         self.num_parameters = sum(self.dimensions)
         counts = torch.tensor(self.dimensions)
-        self._choice = torch.cat([torch.arange(count) for count in self.dimensions])
-        self._dimension = torch.arange(len(counts)).repeat_interleave(counts)
+        choice = torch.cat([torch.arange(count) for count in self.dimensions])
+        dimension = torch.arange(len(counts)).repeat_interleave(counts)
         # Where the logits of each dimension lie, as a table; dimensions with fewer choices point at one beyond the end.
-        self._table = torch.full((len(counts), int(counts.max())), self.num_parameters)
-        self._table[self._dimension, self._choice] = torch.arange(self.num_parameters)
+        table = torch.full((len(counts), int(counts.max())), self.num_parameters)
+        table[dimension, choice] = torch.arange(self.num_parameters)
+        self._choice, self._dimension, self._table = Placed(choice), Placed(dimension), Placed(table)
 
     def fault(self, parameters: Array, acted: Array) -> str | None:
         blocked = self.masks and _blocked(parameters[acted], self.dimensions)
@@ -118,18 +120,19 @@ class IndependentCategorical(Law):
 
     def mode(self, parameters: Array) -> Array:
         beyond = np.full_like(parameters[..., :1], -np.inf)
-        logits = np.concatenate([parameters, beyond], axis=-1)[..., self._table.numpy()]
+        logits = np.concatenate([parameters, beyond], axis=-1)[..., self._table.value.numpy()]
         return logits.argmax(axis=-1).reshape(*parameters.shape[:-1], *self.shape)
 
     def to_environment(self, actions: Array) -> Array:
         return (actions + self.start).astype(self.dtype)
 
     def encode(self, actions: Tensor) -> Tensor:
-        chosen = self._flat(actions)[..., self._dimension]
-        return (chosen == self._choice).to(torch.get_default_dtype())
+        chosen = self._flat(actions)[..., self._dimension.beside(actions)]
+        return (chosen == self._choice.beside(actions)).to(torch.get_default_dtype())
 
     def mean(self, parameters: Tensor) -> Tensor:
-        return self._log_probabilities(parameters).exp()[..., self._dimension, self._choice]
+        places = self._dimension.beside(parameters), self._choice.beside(parameters)
+        return self._log_probabilities(parameters).exp()[..., *places]
 
     def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
         return self._log_probabilities(parameters).gather(-1, self._flat(actions).unsqueeze(-1)).squeeze(-1)
@@ -155,7 +158,8 @@ class IndependentCategorical(Law):
         """Returns those of every choice, `[..., D, most choices]`; what is no choice is all but impossible, not -inf:
         0 · inf would be nan."""
         beyond = torch.full_like(parameters[..., :1], -1e30)
-        return torch.log_softmax(torch.cat([parameters, beyond], dim=-1)[..., self._table], dim=-1)
+        table = self._table.beside(parameters)
+        return torch.log_softmax(torch.cat([parameters, beyond], dim=-1)[..., table], dim=-1)
 
 
 def masked(logits: Tensor, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from pgkit.core.placed import Placed
 from pgkit.errors import UsageError
 from pgkit.policies.law import Array, Law
 
@@ -122,27 +123,28 @@ class ClippedGaussian(Normal):
         if self.bounds is None:
             raise UsageError(f"policy.law: clipped_gaussian for actions {space} without bounds, expected gaussian")
         self._low, self._high = (
-            torch.as_tensor(bound.reshape(-1), dtype=torch.float64).clamp(-NOWHERE, NOWHERE) for bound in self.bounds
+            Placed(torch.as_tensor(bound.reshape(-1), dtype=torch.float64).clamp(-NOWHERE, NOWHERE))
+            for bound in self.bounds
         )
 
     def encode(self, actions: Tensor) -> Tensor:
         """Returns the actions as the environment gets them, `[..., A]`: critics know of no others."""
         flat = super().encode(actions)
-        return flat.clamp(self._low.to(flat), self._high.to(flat))
+        return flat.clamp(self._low.as_of(flat), self._high.as_of(flat))
 
     def mean(self, parameters: Tensor) -> Tensor:
         mean, log_std = self._split(parameters)
         below, above = self._scaled(mean, log_std)
         inside = mean * _mass(below, above) + log_std.exp() * (_density(below) - _density(above))
-        beyond = self._low.to(mean) * torch.special.ndtr(below) + self._high.to(mean) * torch.special.ndtr(-above)
+        beyond = self._low.as_of(mean) * torch.special.ndtr(below) + self._high.as_of(mean) * torch.special.ndtr(-above)
         return beyond + inside
 
     def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:
         density = super().log_prob_of_dimensions(parameters, actions)
         flat = actions.reshape(density.shape)
         log_below, log_above = self._log_beyond(*self._split(parameters))
-        result = torch.where(flat <= self._low.to(flat), log_below, density)
-        return torch.where(flat >= self._high.to(flat), log_above, result)
+        result = torch.where(flat <= self._low.as_of(flat), log_below, density)
+        return torch.where(flat >= self._high.as_of(flat), log_above, result)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         mean, log_std = self._split(parameters)
@@ -168,7 +170,7 @@ class ClippedGaussian(Normal):
 
     def _scaled(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the bounds in standard deviations from the mean."""
-        below, above = ((bound.to(mean) - mean) * (-log_std).exp() for bound in (self._low, self._high))
+        below, above = ((bound.as_of(mean) - mean) * (-log_std).exp() for bound in (self._low, self._high))
         return below.clamp(-FARTHEST, FARTHEST), above.clamp(-FARTHEST, FARTHEST)
 
     def _log_beyond(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:

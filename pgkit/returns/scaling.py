@@ -41,7 +41,7 @@ class RewardScaler:
             return
         mask, lane = trajectories.mask, trajectories.lane
         if len(self._carry) <= int(lane.max()):
-            self._carry = torch.zeros(int(lane.max()) + 1, dtype=torch.float64)
+            self._carry = self._mean.new_zeros(int(lane.max()) + 1)
         rewards = torch.where(mask, trajectories.rewards, 0.0).double()
         decay = torch.where(trajectories.starts, 0.0, self.gamma).double()
         rewards[0] += decay[0] * (0.0 if trajectories.whole_episodes else self._carry[lane])
@@ -55,8 +55,9 @@ class RewardScaler:
         return {"count": self._count, "mean": self._mean, "squares": self._squares, "carry": self._carry}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._count, self._mean = state["count"].clone(), state["mean"].clone()
-        self._squares, self._carry = state["squares"].clone(), state["carry"].clone()
+        device = self._mean.device
+        self._count, self._mean = (state[name].to(device, copy=True) for name in ("count", "mean"))
+        self._squares, self._carry = (state[name].to(device, copy=True) for name in ("squares", "carry"))
 
 
 class ScaledReturn(ABC):

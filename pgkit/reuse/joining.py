@@ -32,10 +32,10 @@ def joined(
     numbers = [number for each in own for number in each]
     place = {number: index for index, number in enumerate(numbers)}
     ids = [
-        torch.tensor([place[number] for number in each])[batch.behavior_id]
+        torch.tensor([place[number] for number in each], device=batch.lane.device)[batch.behavior_id]
         for batch, each in zip(batches, own, strict=True)
     ]
-    columns = [torch.full((batch.num_columns,), age) for batch, age in zip(batches, ages, strict=True)]
+    columns = [torch.full((batch.num_columns,), age, device=batch.lane.device) for batch, age in zip(batches, ages, strict=True)]
     densities = None
     if complete:
         known = [torch.stack([each[number] for number in numbers]) for each in said]

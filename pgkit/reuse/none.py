@@ -25,7 +25,7 @@ class NoReuse:
             return trajectories
         return replace(
             trajectories,
-            behavior_id=behaviors.lanes[trajectories.lane],
+            behavior_id=behaviors.lanes.to(trajectories.lane.device)[trajectories.lane],
             log_densities=log_densities(behaviors.policies, trajectories),
         )
 

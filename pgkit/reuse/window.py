@@ -131,7 +131,7 @@ class Window:
         self._next = own.stop
         several = len(own) > 1
         said = log_densities(behaviors.policies, trajectories) if several else trajectories.behavior_log_prob[None]
-        labelled = trajectories.labelled(behaviors.lanes[trajectories.lane])
+        labelled = trajectories.labelled(behaviors.lanes.to(trajectories.lane.device)[trajectories.lane])
         kept = copy.deepcopy(behaviors.policies) if self.keep == "parameters" else ()
         return _Kept(trajectories=labelled, policies=kept, own=own, said=dict(zip(own, said, strict=True)))
 

@@ -12,7 +12,7 @@ from pgkit.errors import UsageError, did_you_mean
 
 ROOT: Mapping[str, Any] = {
     "seed": options.Index,
-    "device": Literal["cpu"],
+    "device": options.Device,
     "gamma": options.Fraction,
     "total_steps": options.Count,
     "stop_when_solved": bool,

@@ -16,6 +16,7 @@ from pgkit.objectives import Objective
 from pgkit.options import Count, NonNegative, Positive
 from pgkit.types import Metrics
 from pgkit.updates.climbing import Climber, Schedule
+from pgkit.updates.within import advance_within
 
 Solve = Literal["samples", "conjugate_gradient", "diagonal", "kronecker"]
 
@@ -29,7 +30,7 @@ class NaturalStep:
     actions; `diagonal` keeps the squares of single parameters, `kronecker` (K-FAC) the blocks of layers. λ is `damping`
     times the mean of the eigenvalues that so many rows can show, plus `damping_floor`: a settled policy has a Fisher
     matrix of nearly 0, and a step is left out where even its curvature is below the floor. One that moves the policy
-    further than δ over the whole batch is shortened by √(δ / KL). The optimizer's own settings are not used.
+    further than δ over the whole batch is shortened until it does not. The optimizer's own settings are not used.
     Bias: the direction is that of the gradient's own estimate; damping turns it towards the plain gradient.
     Source: Kakade 2001 (NeurIPS); Martens 2020, arXiv:1412.1193; Wu et al. 2017, arXiv:1708.05144, for K-FAC.
     """
@@ -72,7 +73,7 @@ class NaturalStep:
             "update/surrogate": surrogate,
             "policy/entropy": entropy,
         }
-        index = thinned(objective.valid, self.max_rows)
+        index = thinned(objective.valid, self.max_rows, objective.trajectories.num_columns)
         if len(index) == 0 or not gradient.any():
             return metrics | {"update/step_norm": 0.0, "update/kl": 0.0}
         before = objective.laws()
@@ -85,17 +86,10 @@ class NaturalStep:
             (2 * limit / curvature) ** 0.5 if curvature > self.damping_floor * float(direction @ direction) else 0.0
         )
         step = length * direction
-        metrics["update/step_norm"] = float(step.norm())
         metrics["update/natural_cosine"] = float(torch.cosine_similarity(gradient.double(), direction, dim=0))
-        self._climber.advance(step)
-        divergence = float(objective.divergence(before).sum()) / len(objective.valid)
-        if divergence > limit:
-            # Few rows understate the curvature; what the divergence allows is known now, to second order.
-            share = (limit / divergence) ** 0.5
-            self._climber.advance((share - 1) * step)
-            divergence = float(objective.divergence(before).sum()) / len(objective.valid)
-            metrics["update/step_norm"] = share * float(step.norm())
-        metrics["update/kl"] = divergence
+        # Few rows understate the curvature; what the divergence allows is known once the step was tried.
+        share, metrics["update/kl"] = advance_within(self._climber, objective, step, before, limit)
+        metrics["update/step_norm"] = share * float(step.norm())
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,9 +100,14 @@ class NaturalStep:
         """Takes an empty state."""
 
 
-def thinned(valid: Tensor, max_rows: int) -> Tensor:
-    """Returns at most so many of the rows, evenly spaced."""
-    return valid[:: -(-len(valid) // max_rows)] if len(valid) else valid
+def thinned(valid: Tensor, max_rows: int, num_columns: int) -> Tensor:
+    """Returns at most so many of the flat rows, evenly spaced along each column.
+
+    Along flat rows a stride that shares a factor with the number of columns would see some columns alone.
+    """
+    if len(valid) <= max_rows:
+        return valid
+    return valid[(valid % num_columns).argsort(stable=True)][:: -(-len(valid) // max_rows)]
 
 
 @final
@@ -140,7 +139,7 @@ class _Geometry:
             )
             return found.solution, found.residual
         if self._layers is not None:
-            mask = torch.ones(1, len(self._index), dtype=torch.bool)
+            mask = torch.ones(1, len(self._index), dtype=torch.bool, device=self._index.device)
             return solve_kronecker(self._layers, mask, gradient, damping=self.damping), None
         if self._update.solve == "diagonal":
             return solve_diagonal(self._scores, gradient, damping=self.damping), None

@@ -164,4 +164,4 @@ class ConstantMixture(MixtureWeights):
     def _discount(self, trajectories: Trajectories) -> Tensor | None:
         if trajectories.age is None:
             return None
-        return torch.as_tensor(self.decay, dtype=torch.float64) ** trajectories.age
+        return torch.as_tensor(self.decay, dtype=torch.float64, device=trajectories.age.device) ** trajectories.age

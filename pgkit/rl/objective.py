@@ -82,7 +82,8 @@ class PolicyObjective:
 
     def ascent(self) -> Ascent:
         """Returns the gradient of the whole, by hand-written derivatives where policy and estimator are plain."""
-        plain = self.coefficients.dim() == 1 and self.correction is None and self._terms is taken
+        # One term a row is the score of the action that was taken.
+        plain = self.coefficients.dim() == 1 and self.correction is None
         gradient = self.coefficients.new_zeros(())
         value = entropy = 0.0
         if self._by_hand is None or not plain or len(self.valid) == 0:

@@ -89,7 +89,7 @@ class PolicyObjective:
         if self._by_hand is None or not plain or len(self.valid) == 0:
             for part in self.parts():
                 gradient = gradient + flat_gradient(part.value, self._trained)
-                value, entropy = value + float(part.value.detach()), entropy + float(part.entropy)
+                value, entropy = value + float(part.value.detach()), entropy + float(part.entropy.detach())
             return Ascent(gradient=gradient, value=value, entropy=entropy)
         bonus = self.entropy_coefficient / self.num_samples
         for rows in self.valid.split(BLOCK):

@@ -65,6 +65,12 @@ class Parts:
         return max(reference, self.estimator.coupling, reused, key=strengths.index)
 
     @property
+    def vectorization(self) -> str:
+        """How the environments run: as the lanes do, unless the collector has a way of its own."""
+        collector = self.collector.collector if isinstance(self.collector, Moved) else self.collector
+        return str(getattr(collector, "vectorization", self.lanes.vectorization))
+
+    @property
     def num_parameters(self) -> int:
         """Trainable parameters of the policy."""
         return num_parameters(self.policy)

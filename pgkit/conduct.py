@@ -96,8 +96,8 @@ class _Training(Job):
         line = header_line(
             env=self._config.env.id,
             agent=HydraConfig.get().runtime.choices["agent"],
-            vectorization=parts.lanes.vectorization,
-            num_lanes=parts.lanes.num_lanes,
+            vectorization=parts.vectorization,
+            num_lanes=self._config.env.num_envs,
             num_parameters=parts.num_parameters,
             folder=session.folder.path,
         )

@@ -36,6 +36,7 @@ class SquashedGaussian(Normal):
     def __init__(self, space: spaces.Box) -> None:
         super().__init__(space)
         self.low, self.high = finite_bounds(space, "squashed_gaussian")
+        self._ends = tuple(Placed(torch.as_tensor(bound)) for bound in (self.low, self.high))
         self._log_half_width = Placed(torch.as_tensor((self.high - self.low).reshape(-1) / 2).log())
 
     def to_environment(self, actions: Array) -> Array:
@@ -43,9 +44,7 @@ class SquashedGaussian(Normal):
 
     def applied(self, actions: Tensor) -> Tensor:
         """Returns the actions as the environment takes them, as a differentiable function `[..., *act]`."""
-        low, high = (
-            torch.as_tensor(each, dtype=actions.dtype, device=actions.device) for each in (self.low, self.high)
-        )
+        low, high = (end.as_of(actions) for end in self._ends)
         return low + (high - low) * (actions.tanh() / 2 + 0.5)
 
     def log_prob_of_dimensions(self, parameters: Tensor, actions: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class BoxLaw(Law, ABC):
         self.dtype = space.dtype
         bounded = np.isfinite(space.low).any() or np.isfinite(space.high).any()
         self.bounds = (space.low, space.high) if bounded else None
+        self._ends = tuple(Placed(torch.as_tensor(bound)) for bound in self.bounds or ())
 
     def to_environment(self, actions: Array) -> Array:
         clipped = actions if self.bounds is None else np.clip(actions, *self.bounds)
@@ -38,10 +39,7 @@ class BoxLaw(Law, ABC):
 
     def applied(self, actions: Tensor) -> Tensor:
         """Returns the actions as the environment takes them, as a differentiable function `[..., *act]`."""
-        if self.bounds is None:
-            return actions
-        low, high = (torch.as_tensor(bound, dtype=actions.dtype, device=actions.device) for bound in self.bounds)
-        return actions.clamp(low, high)
+        return actions.clamp(*(end.as_of(actions) for end in self._ends)) if self._ends else actions
 
     def encode(self, actions: Tensor) -> Tensor:
         return actions.reshape(*actions.shape[: actions.dim() - len(self.shape)], self.size)

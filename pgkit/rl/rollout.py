@@ -41,6 +41,8 @@ class TorchStepsCollector:
     Raises: UsageError for an environment without a simulator, and laws and policies that act in numpy alone.
     """
 
+    vectorization = "torch"
+
     def __init__(
         self,
         *,
@@ -68,7 +70,8 @@ class TorchStepsCollector:
     def start(self, seeds: Sequence[int]) -> None:
         """Seeds and resets every lane; all share the generator that the first seed makes."""
         self._device = next(self.policy.parameters()).device
-        self._generator = torch.Generator(self._device).manual_seed(int(seeds[0]))
+        self._seed = int(seeds[0])
+        self._generator = torch.Generator(self._device).manual_seed(self._seed)
         size, device = self.num_lanes, self._device
         self._state = self._begin()
         self._ended = torch.zeros(size, dtype=torch.bool, device=device)  # the next row is a reset row
@@ -81,7 +84,8 @@ class TorchStepsCollector:
 
         Raises: RunFault where the parameters of the action law are not finite.
         """
-        drawing = torch.Generator(self._device).manual_seed(int(generator.integers(2**63)))
+        # Processes that share a run hold the same generator and other seeds: no two of them draw alike.
+        drawing = torch.Generator(self._device).manual_seed(int(generator.integers(2**63)) ^ self._seed)
         ended, was_reset = self._ended, self._was_reset
         with torch.inference_mode():
             rows = _stored((self._step(drawing) for _ in range(self.steps)), self.steps)

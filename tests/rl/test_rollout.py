@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, final
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgkit.errors import RunFault, UsageError
 from pgkit.policies.mlp import MLPPolicy
@@ -131,6 +132,34 @@ def test_what_was_collected_can_be_learnt_from(id: str) -> None:
     assert torch.allclose(log_prob, rows.behavior_log_prob, atol=1e-5)
     (rows.rewards * log_prob).sum().backward()
     assert all(torch.isfinite(each.grad).all() for each in collector.policy.parameters())
+
+
+@final
+class Heard(TorchDispatchMode):
+    """Remembers the names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("id", "law"),
+    [*((id, "auto") for id in IDS), *(("Pendulum-v1", law) for law in ("clipped_gaussian", "squashed_gaussian"))],
+)
+def test_no_row_waits_for_the_device_or_brings_numbers_of_the_host(id: str, law: Any) -> None:
+    lanes = Lanes(id=id, num_envs=LANES)
+    collector = TorchStepsCollector(lanes=lanes, policy=policy_of(lanes, law=law), steps=2)
+    collector.start(range(LANES))
+    slab(collector, np.random.default_rng(1))
+    with torch.no_grad(), Heard() as heard:
+        collector._step(torch.Generator())
+    assert "addmm" in heard.names
+    assert not heard.names & {"_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equal"}
 
 
 def test_seeds_say_everything() -> None:

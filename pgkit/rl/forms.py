@@ -10,12 +10,13 @@ import gymnasium
 from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Dict, Tuple
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgkit.core.spaces import leaves
 from pgkit.errors import UsageError
 from pgkit.rl.pausable import LaneMaker
 from pgkit.rl.registry import find, make_environment, make_vector, naming_errors
+from pgkit.rl.side_by_side import SideBySide
 from pgkit.rl.spaces import check_action_space
 from pgkit.rl.workers import start_workers
 from pgkit.rl.wrappers import Wrapper, read_wrappers, without_vector_form
@@ -131,7 +132,7 @@ class Blueprint:
         vector: VectorEnv[Any, Any, Any]
         if vectorization == "sync":
             with naming_errors(self.spec, self.kwargs):
-                vector = SyncVectorEnv(makers, copy=False)
+                vector = SideBySide(makers, copy=False)
         else:
             vector = start_workers(makers)
         if vector.metadata.get("autoreset_mode") is not AutoresetMode.NEXT_STEP:

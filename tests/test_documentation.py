@@ -35,6 +35,7 @@ DOCUMENTS = (
             "trpo",
             "ppo",
             "ppo_kl",
+            "enac",
             "awr",
             "reps",
             "pois",

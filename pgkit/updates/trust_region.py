@@ -70,7 +70,8 @@ class TrustRegion:
         stays: Metrics = {"update/step_norm": 0.0, "update/kl": 0.0, "update/gain": 0.0}
         if not gradient.any():
             return metrics | stays | {"update/rejected": 0.0}
-        rows = objective.valid if self.max_rows is None else thinned(objective.valid, self.max_rows)
+        most = self.max_rows or len(objective.valid)
+        rows = thinned(objective.valid, most, objective.trajectories.num_columns)
         product = objective.curvature(rows)
         found = solve_conjugate_gradient(product, gradient, damping=self.damping, iterations=self.iterations)
         curvature = float(found.solution @ product(found.solution))

@@ -1,4 +1,4 @@
-"""Recurrent layers, written out step by step: states may be reset between two rows, and every gradient can be taken.
+"""Recurrent layers, by hand or written out in torch: states may be reset between rows, and every gradient can be taken.
 
 A layer reads what its gates make of the inputs, all rows at once by whoever calls it, and adds what they make of the
 state, row by row. Its state is an argument and a result, never kept in the module; the first of its parts is the
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pgkit.core.recurrence_by_hand import GRUUnroll, LSTMUnroll, Unroll, sigmoid
+
 Array = np.ndarray[Any, Any]
 Step = Callable[[Array, Array], Array]
 """(gates of the inputs `[N, G]`, state `[N, S]`) -> the next state `[N, S]`, in numpy."""
@@ -26,6 +28,7 @@ class Recurrence(nn.Module, ABC):
 
     num_gates: ClassVar[int]
     num_parts: ClassVar[int]
+    by_hand: ClassVar[type[Unroll]]
 
     def __init__(self, size: int, *, init: Literal["orthogonal", "default"]) -> None:
         super().__init__()
@@ -50,11 +53,18 @@ class Recurrence(nn.Module, ABC):
         """Returns the outputs `[T, N, H]` and the state `[N, S]` after the last row.
 
         The state before row 0 is `state`, zeros by default; it is zeros again before every row in `starts`.
+        On a CPU the way there and back is by hand, unless somebody listens to the layer's uses.
         Shapes: gates `[T, N, G]`; starts `[T, N]` bool; state `[N, S]`.
         """
-        if state is None:
-            state = gates.new_zeros(gates.shape[1], self.state_size)
-        parts = tuple(state.to(gates.dtype).split(self.size, dim=-1))
+        state = gates.new_zeros(gates.shape[1], self.state_size) if state is None else state.to(gates.dtype)
+        if gates.device.type != "cpu" or self.hidden._forward_hooks:
+            return self.written_out(gates, starts, state)
+        outputs: tuple[Tensor, Tensor] = _ByHand.apply(self, gates, starts, state, *self.hidden.parameters())
+        return outputs
+
+    def written_out(self, gates: Tensor, starts: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the same from torch's own operations, row by row."""
+        parts = tuple(state.split(self.size, dim=-1))
         resets = [False] * len(gates) if starts is None else starts.any(dim=1).tolist()
         outputs = []
         for t, row in enumerate(gates.unbind(0)):
@@ -84,7 +94,7 @@ class GRU(Recurrence):
     Source: Cho et al. 2014, arXiv:1406.1078, in the form of cuDNN and `torch.nn.GRU`.
     """
 
-    num_gates, num_parts = 3, 1
+    num_gates, num_parts, by_hand = 3, 1, GRUUnroll
 
     def _advanced(self, gates: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (hidden,) = parts
@@ -103,7 +113,7 @@ class GRU(Recurrence):
             own += bias
             outer = own[:, : 2 * size]
             outer += gates[:, : 2 * size]
-            _sigmoid(outer)
+            sigmoid(outer)
             inner = own[:, 2 * size :]
             inner *= outer[:, :size]
             inner += gates[:, 2 * size :]
@@ -124,7 +134,7 @@ class LSTM(Recurrence):
     Source: Hochreiter and Schmidhuber 1997; Jozefowicz, Zaremba and Sutskever 2015 (ICML) for the bias.
     """
 
-    num_gates, num_parts = 4, 2
+    num_gates, num_parts, by_hand = 4, 2, LSTMUnroll
 
     def __init__(self, size: int, *, init: Literal["orthogonal", "default"]) -> None:
         super().__init__(size, init=init)
@@ -148,9 +158,9 @@ class LSTM(Recurrence):
             own += bias
             own += gates
             outer, inner, last = own[:, : 2 * size], own[:, 2 * size : 3 * size], own[:, 3 * size :]
-            _sigmoid(outer)
+            sigmoid(outer)
             np.tanh(inner, out=inner)
-            _sigmoid(last)
+            sigmoid(last)
             result = np.empty_like(state)
             hidden, cell = result[:, :size], result[:, size:]
             np.multiply(outer[:, size:], state[:, size:], out=cell)
@@ -163,9 +173,29 @@ class LSTM(Recurrence):
         return step
 
 
-def _sigmoid(x: Array) -> None:
-    """Replaces x by 1 / (1 + exp(−x)), which is (1 + tanh(x/2)) / 2 and never overflows."""
-    x *= 0.5
-    np.tanh(x, out=x)
-    x += 1
-    x *= 0.5
+@final
+class _ByHand(torch.autograd.Function):
+    """A layer's unroll in numpy; a derivative of its derivative goes by torch's own operations."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, layer: Recurrence, gates: Tensor, starts: Tensor | None, state: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        arrays = (each.detach().numpy() for each in (state, weight, bias))
+        found = layer.by_hand(gates.detach().numpy(), None if starts is None else starts.numpy(), *arrays)
+        ctx.layer, ctx.starts, ctx.found = layer, starts, found
+        ctx.save_for_backward(gates, state, weight, bias)
+        return torch.from_numpy(found.outputs), torch.from_numpy(found.after)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            gates, state, weight, bias = ctx.saved_tensors
+            inputs = [each if each.requires_grad else None for each in (gates, state, weight, bias)]
+            values = ctx.layer.written_out(gates, ctx.starts, state)
+            wanted = [each for each in inputs if each is not None]
+            found = iter(torch.autograd.grad(values, wanted, slopes, create_graph=True))
+            result = [None if each is None else next(found) for each in inputs]
+        else:
+            result = [torch.from_numpy(each) for each in ctx.found.gradients(*(each.numpy() for each in slopes))]
+        return None, result[0], None, *result[1:]

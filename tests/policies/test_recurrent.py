@@ -69,6 +69,32 @@ def test_layers_are_those_of_torch(layer: type[Recurrence], reference: Any) -> N
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("layer", [GRU, LSTM])
+@pytest.mark.parametrize("resets", [True, False])
+def test_derivatives_by_hand_are_those_of_autograd_and_so_are_theirs(layer: type[Recurrence], resets: bool) -> None:
+    torch.manual_seed(0)
+    memory, starts = layer(3, init="default"), starts_of() if resets else None
+    inputs = [torch.randn(T, N, memory.num_gates * 3), torch.randn(N, memory.state_size), *memory.parameters()]
+    for each in inputs[:2]:
+        each.requires_grad_()
+    vectors = [torch.randn_like(each) for each in inputs]
+    found = []
+    for unroll in (memory, memory.written_out):
+        outputs, after = unroll(inputs[0], starts, inputs[1])
+        value = (outputs.sin().sum() + 2 * after.cos().sum()).exp()
+        first = torch.autograd.grad(value, inputs, retain_graph=True)
+        again = torch.autograd.grad(value, inputs, create_graph=True)
+        product = sum((a * b).sum() for a, b in zip(again, vectors, strict=True))
+        found.append([outputs, after, *first, *again, *torch.autograd.grad(product, inputs)])  # type: ignore[arg-type]  # a tensor
+    for by_hand, written_out in zip(*found, strict=True):
+        assert torch.allclose(by_hand, written_out, rtol=1e-10, atol=1e-10)
+    # Those of what needs none are left out.
+    memory.hidden.bias.requires_grad_(False)
+    memory(inputs[0].detach(), starts)[0].sum().backward()
+    assert memory.hidden.weight.grad is not None and memory.hidden.bias.grad is None
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_column_of_several_episodes_is_those_episodes_one_by_one(kind: str) -> None:
     policy, obs, starts = policy_of(kind), torch.from_numpy(observed(SEEN)), starts_of()

@@ -26,6 +26,7 @@ WALKS = {
     "natural": ("agent=npg", "update.solve=conjugate_gradient"),
     "several actions": ("estimator=all_action", "critic=action_value", "critic.steps=2"),
     "old batches": ("agent=rt_pg", "diagnostics=[weights,variance]"),
+    "memory": ("policy=gru", "agent=ppo", "collect.steps=32", "diagnostics=[variance,policy]"),
     "scaled": (
         "returns.scale_rewards=true",
         "policy.normalise_observations=true",

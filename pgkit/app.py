@@ -24,6 +24,7 @@ import pgkit
 from pgkit.config import check, compose, expand
 from pgkit.errors import RunFault, UsageError
 from pgkit.jobs import Task, run_one, run_sweep, say, start_hydra
+from pgkit.ranks import num_processes, rank
 from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force, without_sweeps
 from pgkit.schema.values import suggestion
 
@@ -42,7 +43,8 @@ def run_app(config_name: str, *, dry: Dry, task: Task) -> None:
     except (UsageError, RunFault) as error:
         if os.environ.get("PGKIT_TRACEBACK") == "1":
             traceback.print_exc()
-        say(str(error))
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            say(str(error))
         code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         code = 130
@@ -77,6 +79,9 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     if sweep or len(without_sweeps(overrides)) < len(overrides):
         combinations = expand(first, overrides) if sweep else [overrides]
         composed = (compose(config_name, lines, config_dirs=folders) for lines in combinations)
+    if num_processes() > 1 and (sweep or config_name != "train"):
+        shown = "a sweep" if sweep else f"pgkit.{config_name}"
+        raise UsageError(f"WORLD_SIZE: {num_processes()} processes for {shown}, expected one run of pgkit.train")
     root, jobs = _jobs(composed, trusted, sweep=sweep)
     handed = with_force(overrides, forced_keys(job.own.overrides.task for job in jobs))
     if arguments.help or arguments.cfg or arguments.info:
@@ -86,6 +91,9 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
         _check_folder(job.folder, writes=job.own.output_subdir is not None)
     for config in {str({**job.config, "seed": 0}): job.config for job in reversed(jobs)}.values():
         dry(config, trusted)
+    if rank() > 0:  # the first process has the folder, and Hydra
+        task(jobs[0].config, jobs[0].folder)
+        return 0
     flags = [f"--config-dir={folder}" for folder in folders]
     # Errors come back as they are, in the workers of a sweep too.
     os.environ["HYDRA_FULL_ERROR"] = "1"

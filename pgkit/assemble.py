@@ -16,18 +16,20 @@ from omegaconf import DictConfig
 from pgkit.agreement import check_agreement, has_action_values, has_values, needs_simulator
 from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
+from pgkit.errors import UsageError
 from pgkit.experience import Behavior, Reuse, Weights
 from pgkit.objectives import Update
 from pgkit.playback import restore
 from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns
-from pgkit.rl.collect import Collector
+from pgkit.rl.collect import Collector, EpisodesCollector, StepsCollector
 from pgkit.rl.continuations import Continuations
-from pgkit.rl.gathering import Moved
+from pgkit.rl.gathering import Gathered, Moved
 from pgkit.rl.lanes import Lanes
 from pgkit.rl.simulated import simulator_of
 from pgkit.run.checkpoint import load_policy_state
 from pgkit.run.device import device_of, place
 from pgkit.run.seeds import Streams, draw_seed
+from pgkit.run.world import World
 from pgkit.simulators.base import Simulator
 from pgkit.snapshot import Diagnostic, Facts
 from pgkit.types import Coupling
@@ -76,15 +78,19 @@ class Parts:
         return num_parameters(self.policy)
 
 
-def assemble(config: DictConfig) -> Parts:
+def assemble(config: DictConfig, world: World | None = None) -> Parts:
     """Returns the parts of a run, new; no environment has been started and nothing has been written.
+
+    Of the processes that share a run in a `world` each has its share of the lanes, and the first one the instruments.
 
     Raises: UsageError for whatever a part does not accept, and for parts that do not fit each other.
     """
-    device = device_of(config.device)
+    world = World({}) if world is None else world
+    device = device_of(config.device, local_rank=world.local_rank)
     trusted = list(config.trusted_packages)
     streams = Streams.from_seed(config.seed)
-    lanes = build(config["env"], expects=Lanes, trusted=trusted)
+    lanes = build(_shared(config["env"], "num_envs", world), expects=Lanes, trusted=trusted)
+    num_lanes = world.size * lanes.num_lanes
     spaces = {"observation_space": lanes.observation_space}
     with forked_torch_generator(draw_seed(streams.parameters)):
         policy = build(config["policy"], expects=Policy, trusted=trusted, action_space=lanes.action_space, **spaces)
@@ -98,7 +104,7 @@ def assemble(config: DictConfig) -> Parts:
     weights = build(config["weights"], expects=Weights, trusted=trusted)
     facts = Facts(
         env=config.env.id,
-        columns=config.collect.get("episodes", lanes.num_lanes),
+        columns=config.collect.get("episodes", num_lanes),
         whole_episodes="episodes" in config.collect,
         has_values=has_values(critic),
         has_action_values=has_action_values(critic, lanes.action_space),
@@ -120,7 +126,7 @@ def assemble(config: DictConfig) -> Parts:
             trusted=trusted,
             offers=loading,
             policy=policy,
-            num_lanes=lanes.num_lanes,
+            num_lanes=num_lanes,
         )
     acted = {"policy": policy, "behavior": behavior}
     continuations = Continuations(lanes, np.random.default_rng(draw_seed(streams.diagnostics)))
@@ -131,8 +137,15 @@ def assemble(config: DictConfig) -> Parts:
     shuffling = torch.Generator().manual_seed(draw_seed(streams.minibatches))
     moving = {"policy": policy, "generator": shuffling}
     collector = build(
-        config["collect"], expects=Collector, trusted=trusted, offers={"policy": policy}, lanes=lanes
+        _shared(config["collect"], "episodes", world),
+        expects=Collector,
+        trusted=trusted,
+        offers={"policy": policy},
+        lanes=lanes,
     )
+    if world.size > 1:
+        _check_shared(collector, behavior, world)
+        collector = Gathered(collector, world, num_lanes=num_lanes, parameters=lambda: list(policy.parameters()))
     parts = Parts(
         streams=streams,
         lanes=lanes,
@@ -149,7 +162,7 @@ def assemble(config: DictConfig) -> Parts:
         diagnostics={
             name: build(node, expects=Diagnostic, trusted=trusted, offers=offers)
             for name, node in config.diagnostics.items()
-            if name != "every"
+            if name != "every" and world.leads
         },
         simulator=simulator_of(lanes) if needs_simulator(estimator) else None,
     )
@@ -157,6 +170,25 @@ def assemble(config: DictConfig) -> Parts:
         place(policy, critic, returns, baseline, weights, estimator, behavior, parts.reuse, parts.update, device=device)
     check_agreement(parts, columns=facts.columns, whole_episodes=facts.whole_episodes)
     return parts
+
+
+def _shared(node: DictConfig, key: str, world: World) -> DictConfig:
+    """Returns a node with one process's share of a number that it may have.
+
+    Raises: UsageError where that cannot be divided.
+    """
+    shared = node.copy()
+    if key in shared:
+        shared[key] = world.share(str(node._get_full_key(key)), shared[key])
+    return shared
+
+
+def _check_shared(collector: Any, behavior: Behavior, world: World) -> None:
+    """Raises UsageError for what several processes cannot share."""
+    if not isinstance(collector, EpisodesCollector | StepsCollector):
+        raise UsageError(f"collect: {type(collector).__name__} in {world.size} processes, expected episodes or steps")
+    if not behavior.on_policy:
+        raise UsageError(f"behavior: {type(behavior).__name__} in {world.size} processes, expected behavior=current")
 
 
 @contextmanager

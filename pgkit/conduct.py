@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from threadpoolctl import threadpool_limits
 
 from pgkit.assemble import assemble
 from pgkit.config import build
 from pgkit.errors import RunFault
+from pgkit.loggers.group import LoggerGroup
 from pgkit.playback import pausing_lanes, play_both
 from pgkit.protocols import Logger
 from pgkit.reporting.advice import advise
@@ -19,12 +25,14 @@ from pgkit.reporting.more_advice import weights
 from pgkit.run import journal as journals
 from pgkit.run.checkpoint import SavedPolicy, save_policy
 from pgkit.run.closing import closing_block, header_line
+from pgkit.run.interrupts import Interrupts
 from pgkit.run.journal import Journal
 from pgkit.run.progress import Progress
-from pgkit.run.record import EpisodeRecord
+from pgkit.run.record import Clock, EpisodeRecord
 from pgkit.run.seeds import draw_seeds
 from pgkit.run.session import Job, Session, hold
 from pgkit.run.summary import build_summary
+from pgkit.run.world import World
 
 Learn = Callable[..., None]
 
@@ -34,7 +42,41 @@ def conduct(config: DictConfig, path: Path, learn: Learn) -> None:
 
     Raises: what `learn` raises; KeyboardInterrupt after an interrupted run.
     """
-    hold(lambda: _Training(config, learn), path, settings=settings(config), overridden=overridden())
+    with World() as world:
+        if world.leads:
+            make = partial(_Training, config, learn, world)
+            hold(make, path, settings=settings(config), overridden=overridden())
+        else:
+            follow(config, learn, world)
+
+
+def follow(config: DictConfig, learn: Learn, world: World) -> None:
+    """Runs `learn` beside the process that owns the run folder: acts on lanes of its own, says and writes nothing.
+
+    Raises: what `learn` raises; KeyboardInterrupt after an interrupted run.
+    """
+    torch.set_num_threads(1)
+    with (
+        threadpool_limits(limits=1),
+        Interrupts(patient=True) as interrupts,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+    ):
+        world.watch(interrupts)
+        parts, clock = assemble(config, world), Clock()
+        journal = Journal(
+            loggers=LoggerGroup([], warn=lambda text: None),
+            progress=Progress(total=config.total_steps, goal=None, stream=nowhere),
+            record=EpisodeRecord(reward_threshold=parts.lanes.reward_threshold),
+            clock=clock,
+        )
+        clock.start()
+        try:
+            parts.collector.start(draw_seeds(parts.streams.environments, config.env.num_envs))
+            learn(parts, journal, world, total_steps=config.total_steps, stop_when_solved=config.stop_when_solved)
+        finally:
+            parts.lanes.close()
+    if world.requested:
+        raise KeyboardInterrupt
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
@@ -63,9 +105,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 class _Training(Job):
     """A training run."""
 
-    def __init__(self, config: DictConfig, learn: Learn) -> None:
-        self._config, self._learn = config, learn
-        self._parts = assemble(config)
+    def __init__(self, config: DictConfig, learn: Learn, world: World) -> None:
+        self._config, self._learn, self._world = config, learn, world
+        self._parts = assemble(config, world)
         self._evaluation: dict[str, Any] | None = None
 
     def progress(self) -> Progress:
@@ -106,14 +148,18 @@ class _Training(Job):
     def work(self, session: Session) -> None:
         """Trains."""
         config, parts = self._config, self._parts
-        parts.collector.start(draw_seeds(parts.streams.environments, parts.lanes.num_lanes))
+        world = self._world
+        world.watch(session.interrupts)
+        parts.collector.start(draw_seeds(parts.streams.environments, config.env.num_envs))
         self._learn(
             parts,
             self._journal,
-            session.interrupts,
+            session.interrupts if world.size == 1 else world,
             total_steps=config.total_steps,
             stop_when_solved=config.stop_when_solved,
         )
+        if world.requested and not session.interrupts.requested:
+            session.interrupts.number = signal.SIGINT  # another process was asked
 
     def evaluate(self, session: Session) -> None:
         """Plays the final policy, deterministic and stochastic, on lanes of their own."""

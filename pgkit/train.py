@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from pgkit.assemble import Parts
-    from pgkit.run.interrupts import Interrupts
+    from pgkit.run.interrupts import Ending
     from pgkit.run.journal import Journal
 
 
 def learn(
-    parts: Parts, journal: Journal, interrupts: Interrupts, *, total_steps: int, stop_when_solved: bool = False
+    parts: Parts, journal: Journal, interrupts: Ending, *, total_steps: int, stop_when_solved: bool = False
 ) -> None:
     """Trains until `total_steps` environment steps were made, the task is solved (if asked to) or someone interrupts.
 
@@ -76,8 +76,9 @@ def rehearse(config: DictConfig, trusted: tuple[str, ...]) -> None:
     Raises: UsageError for whatever does not work.
     """
     from pgkit.assemble import assemble
+    from pgkit.run.world import World
 
-    assemble(config).lanes.probe()
+    assemble(config, World()).lanes.probe()
 
 
 def run(config: DictConfig, folder: Path) -> None:

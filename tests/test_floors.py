@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
-    "types expectation experience scoring protocols action_values objectives snapshot options errors schema config",
+    "types expectation experience scoring protocols action_values objectives snapshot options errors ranks schema "
+    "config",
     "core",
     "behaviors reuse estimators baselines critics weights returns updates policies diagnostics loggers simulators",
     "rl vi blackbox",

@@ -178,7 +178,9 @@ def multiple_log_weight(
     """
     expect("N .", log_target=log_target, source=source)
     log_shares = heuristic_log_weights(log_densities, counts, heuristic=heuristic, exponent=exponent)
-    log_fraction = torch.as_tensor(counts, dtype=log_densities.dtype, device=log_densities.device).log() - math.log(sum(counts))
+    log_fraction = torch.as_tensor(counts, dtype=log_densities.dtype, device=log_densities.device).log() - math.log(
+        sum(counts)
+    )
     ratio = log_ratio(log_target, log_densities.gather(0, source[None])[0])
     return ratio + log_shares.gather(0, source[None])[0] - log_fraction[source]
 

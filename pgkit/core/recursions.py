@@ -133,5 +133,7 @@ def episode_time(starts: Tensor) -> Tensor:
 
     Shapes: starts `[T, N]` bool, each column beginning with a start or counted from row 0.
     """
-    rows = torch.arange(len(starts), dtype=torch.get_default_dtype(), device=starts.device)[:, None].expand(starts.shape)
+    rows = torch.arange(len(starts), dtype=torch.get_default_dtype(), device=starts.device)[:, None].expand(
+        starts.shape
+    )
     return rows - torch.where(starts, rows, 0.0).cummax(dim=0).values

@@ -112,7 +112,9 @@ def expected_scores(snapshot: Snapshot, index: Tensor) -> Scores:
     roots = (vectors * values.clamp(min=0.0).sqrt()[:, None, :]).permute(2, 0, 1)  # [K, M, K]
     repeated = map_observations(lambda x: x.expand(len(roots), *x.shape).flatten(0, 1)[None], obs)
     inputs = (repeated, roots.flatten(0, 1)[None])
-    return Scores(Projection(policy), inputs, torch.ones(1, inputs[1].shape[1], dtype=torch.bool, device=inputs[1].device))
+    return Scores(
+        Projection(policy), inputs, torch.ones(1, inputs[1].shape[1], dtype=torch.bool, device=inputs[1].device)
+    )
 
 
 def _mean_gradient(snapshot: Snapshot) -> Tensor:

@@ -57,7 +57,9 @@ class Categorical(Law):
         return actions + self.start if self.start else actions
 
     def encode(self, actions: Tensor) -> Tensor:
-        return (actions.unsqueeze(-1) == torch.arange(self.num_parameters, device=actions.device)).to(torch.get_default_dtype())
+        return (actions.unsqueeze(-1) == torch.arange(self.num_parameters, device=actions.device)).to(
+            torch.get_default_dtype()
+        )
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.softmax(parameters, dim=-1)

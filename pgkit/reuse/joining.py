@@ -35,7 +35,10 @@ def joined(
         torch.tensor([place[number] for number in each], device=batch.lane.device)[batch.behavior_id]
         for batch, each in zip(batches, own, strict=True)
     ]
-    columns = [torch.full((batch.num_columns,), age, device=batch.lane.device) for batch, age in zip(batches, ages, strict=True)]
+    columns = [
+        torch.full((batch.num_columns,), age, device=batch.lane.device)
+        for batch, age in zip(batches, ages, strict=True)
+    ]
     densities = None
     if complete:
         known = [torch.stack([each[number] for number in numbers]) for each in said]
@@ -49,6 +52,7 @@ def joined(
         lane=torch.cat([batch.lane for batch in batches]),
         log_densities=densities,
         age=torch.cat(columns),
+        group=_numbered_on([batch.group for batch in batches]),
         action_mask=_maybe([batch.action_mask for batch in batches], rows),
         policy_state=_states([batch.policy_state for batch in batches]),
     )
@@ -90,6 +94,17 @@ def _held(observations: Sequence[Tensor], rows: int) -> Tensor:
 def _maybe(values: Sequence[Tensor | None], rows: int) -> Tensor | None:
     present = [_padded(value, rows) for value in values if value is not None]
     return torch.cat(present, dim=1) if present else None
+
+
+def _numbered_on(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Returns the numbers of each batch behind those of the batches before."""
+    found, start = [], 0
+    for value in values:
+        if value is None:
+            return None
+        found.append(value + start)
+        start += int(value.max()) + 1
+    return torch.cat(found)
 
 
 def _states(values: Sequence[Tensor | None]) -> Tensor | None:

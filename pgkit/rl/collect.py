@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol, final, runtime_checkable
 
 import numpy as np
+import torch
 
-from pgkit.errors import RunFault
+from pgkit.errors import RunFault, UsageError
 from pgkit.experience import Remembering
 from pgkit.options import Count
 from pgkit.rl.lanes import Lanes
@@ -22,14 +23,16 @@ BLOCK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """A collected batch, and what it took: raw returns and lengths of the episodes it finished, in that order;
-    every transition the environments made (`env_steps`) and those of them that are in no column (`discarded_steps`)."""
+    """A collected batch, and what it took: raw returns and lengths of the episodes it finished, in that order, and the
+    rows of the recording that they ended in, from 0; every transition the environments made (`env_steps`) and those of
+    them that are in no column (`discarded_steps`)."""
 
     trajectories: Trajectories
     returns: Sequence[float]
     lengths: Sequence[int]
     env_steps: int
     discarded_steps: int
+    rows: Sequence[int] = ()
 
 
 @runtime_checkable
@@ -48,17 +51,30 @@ class EpisodesCollector:
     """Whole episodes, the same number on every lane: taking the first to finish would favour short ones.
 
     A lane that has met its quota pauses where it can; where it cannot, what it does until the others are done is
-    counted as discarded.
+    counted as discarded. In groups of neighbouring lanes episodes begin alike, from the same seed of the environment:
+    in the same state, and with the same chances as long as the actions are the same.
+
+    Raises: UsageError for groups of lanes that cannot be seeded one by one, or that do not divide the lanes.
     """
 
-    def __init__(self, *, lanes: Lanes, episodes: Count = 8, max_episode_steps: Count | None = None) -> None:
-        self.lanes = lanes
+    def __init__(
+        self, *, lanes: Lanes, episodes: Count = 8, max_episode_steps: Count | None = None, group: Count = 1
+    ) -> None:
+        if group > 1 and not lanes.can_pause:
+            form = f"env.vectorization={lanes.vectorization}, whose lanes share one generator"
+            raise UsageError(f"collect.group: {group} with {form}, expected env.vectorization=sync or async")
+        if lanes.num_lanes % group:
+            raise UsageError(f"collect.group: {group}, expected a divisor of the {lanes.num_lanes} of env.num_envs")
+        self.lanes, self.group = lanes, group
         self.quota = episodes // lanes.num_lanes
         self.limit = max_episode_steps or lanes.max_episode_steps or 10_000
 
     def start(self, seeds: Sequence[int]) -> None:
         """Seeds and resets every lane."""
-        self._obs = self.lanes.reset(seeds)
+        shared = [seeds[lane - lane % self.group] for lane in range(self.lanes.num_lanes)]
+        self._obs = self.lanes.reset(shared)
+        if self.group > 1:
+            self.lanes.start_alike(shared)
         self._ended = np.zeros(self.lanes.num_lanes, bool)
         self._fresh = True
 
@@ -88,7 +104,15 @@ class EpisodesCollector:
                     lanes.pause(finished >= self.quota)
         arrays = recording.arrays()
         first, self._ended, self._obs = self._ended, arrays.done[-1], recording.last
+        self._idle = law.to_environment(arrays.actions[-1])
         return self._cut(arrays, law, first, states)
+
+    def settle(self) -> None:
+        """Does the resets that are pending, as further rows would while other lanes are not done."""
+        if self.lanes.can_pause and self._ended.any():
+            self.lanes.pause(np.ones(self.lanes.num_lanes, bool))
+            self._obs = self.lanes.step(self._idle)[0]
+            self._ended = np.zeros(self.lanes.num_lanes, bool)
 
     def _noise(
         self, law: ActionLaw, generator: np.random.Generator, recording: Recording, finished: np.ndarray
@@ -129,13 +153,17 @@ class EpisodesCollector:
         used = int(lengths.sum())
         # Every row of every lane but those spent on resets; lanes that pause make no others than the used ones.
         made = used if self.lanes.can_pause else done.size - int(done[:-1].sum())
-        order = np.argsort(last, kind="stable")
+        order = np.lexsort((lane, last))
+        trajectories = _learnt(columns, self.lanes).trajectories(
+            law, starts=starts, mask=mask, lane=lane, whole_episodes=True, states=states
+        )
+        if self.group > 1:
+            trajectories = replace(trajectories, group=torch.arange(len(lane)) // self.group)
         return Batch(
-            trajectories=_learnt(columns, self.lanes).trajectories(
-                law, starts=starts, mask=mask, lane=lane, whole_episodes=True, states=states
-            ),
+            trajectories=trajectories,
             returns=columns.rewards.sum(axis=0)[order].tolist(),
             lengths=lengths[order].tolist(),
+            rows=last[order].tolist(),
             env_steps=made,
             discarded_steps=made - used,
         )
@@ -180,6 +208,7 @@ class StepsCollector:
             ),
             returns=returns.tolist(),
             lengths=lengths.tolist(),
+            rows=np.nonzero(done)[0].tolist(),
             env_steps=int(mask.sum()),
             discarded_steps=0,
         )

@@ -5,17 +5,27 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, final
+from typing import Any, Protocol, final
+
+
+class Ending(Protocol):
+    """Whether a run was asked to end."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether someone asked."""
 
 
 @final
 class Interrupts:
     """Turns the first SIGINT or SIGTERM into a request that a loop can honour between two updates.
 
-    `requested` says whether one came, `number` which; a second one raises KeyboardInterrupt on the spot.
+    `requested` says whether one came, `number` which; a second one raises KeyboardInterrupt on the spot. With
+    `patient` it has to be of the same kind: `torchrun` follows up a Ctrl-C, which all processes hear, with SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self.number: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -38,6 +48,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and (number == self.number or not self._patient):
             raise KeyboardInterrupt
-        self.number = number
+        self.number = number if self.number is None else self.number

@@ -52,8 +52,17 @@ class LeastSquares:
     def _gradient(self) -> FlatGradient:
         return FlatGradient(list(self.network.parameters()))
 
-    def step(self, rows: Fitted, index: Tensor, chosen: Chosen) -> float:
-        """Takes one step on the rows `index` `[M]` and returns their loss before it."""
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Returns what the network makes of inputs `[..., D]`, `[..., K]`, detached."""
+        with torch.no_grad():
+            if self._perceptron is None:
+                result: Tensor = self.network(inputs)
+                return result
+            found = self._perceptron.evaluate(inputs.reshape(-1, inputs.shape[-1]).numpy())
+            return torch.from_numpy(found.outputs).reshape(*inputs.shape[:-1], -1)
+
+    def step(self, rows: Fitted, index: Tensor, chosen: Chosen) -> Tensor:
+        """Takes one step on the rows `index` `[M]` and returns their loss before it, a scalar."""
         if self._perceptron is not None:
             return self._by_hand(self._perceptron, rows, index)
         errors = (chosen(self.network(rows.inputs[index]), index) - rows.goal[index]).square()
@@ -61,9 +70,9 @@ class LeastSquares:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
-    def _by_hand(self, perceptron: Perceptron, rows: Fitted, index: Tensor) -> float:
+    def _by_hand(self, perceptron: Perceptron, rows: Fitted, index: Tensor) -> Tensor:
         inputs, goal, weight = rows.arrays
         taken = index.numpy()
         evaluation = perceptron.evaluate(inputs[taken])
@@ -72,4 +81,4 @@ class LeastSquares:
         evaluation.gradient((pull * (2 / len(taken)))[:, None], self._gradient.vector.numpy())
         self._gradient.hand_over()
         self.optimizer.step()
-        return float(np.dot(pull, errors)) / len(taken)
+        return torch.tensor(np.dot(pull, errors) / len(taken))

@@ -44,8 +44,11 @@ class ValueNetwork(nn.Module):
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         """Returns the values `[..., K]` of what the network reads."""
-        result: Tensor = self.network(inputs) * self.spread + float(self.mean)
-        return result
+        return self.in_units(self.network(inputs))
+
+    def in_units(self, outputs: Tensor) -> Tensor:
+        """Returns outputs of the network in the units of the targets."""
+        return outputs * self.spread + float(self.mean)
 
     @property
     def spread(self) -> float:
@@ -147,11 +150,12 @@ class FittedCritic(ABC):
         with torch.no_grad():
             inputs = self.inputs(rows)
         counts = None if weight is None else _relative(weight.reshape(-1)[rows.index])
-        fitted, size, total = Fitted(inputs=inputs, goal=goal, weight=counts), min(self.minibatch_size, len(goal)), 0.0
+        fitted, size = Fitted(inputs=inputs, goal=goal, weight=counts), min(self.minibatch_size, len(goal))
+        total = goal.new_zeros(())
         for index in torch.randint(len(goal), (self.steps, size), generator=self.generator):
             total += self._fit.step(fitted, index, lambda outputs, index: self.chosen(outputs, rows.actions[index]))
         self.network.encoder.update(rows)
-        return {"critic/loss": total / self.steps * self.network.spread**2}
+        return {"critic/loss": float(total) / self.steps * self.network.spread**2}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the network with its moments, the optimizer and the minibatch generator."""
@@ -196,8 +200,8 @@ class ValueCritic(FittedCritic):
     def values(self, obs: Observations) -> Tensor:
         """Returns V(s) `[T+1, N]`, detached."""
         with torch.no_grad():
-            result: Tensor = self.network(obs).squeeze(-1)
-        return result
+            inputs = self.network.encoder(obs)
+        return self.network.in_units(self._fit.outputs(inputs)).squeeze(-1)
 
     def chosen(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Returns the one output, whatever the action."""

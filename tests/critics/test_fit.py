@@ -31,9 +31,18 @@ def test_steps_lead_where_autograd_leads(weighted: bool, outputs: int) -> None:
         optimizer.zero_grad()
         expected.backward()
         optimizer.step()
-        assert loss == pytest.approx(float(expected.detach()), abs=1e-12)
+        assert float(loss) == pytest.approx(float(expected.detach()), abs=1e-12)
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_outputs_are_the_networks(outputs: int) -> None:
+    network = multilayer_perceptron(3, [6, 5], outputs, activation="relu", init="orthogonal", output_gain=1.0)
+    inputs = torch.randn(4, 2, 3)
+    found = LeastSquares(network, torch.optim.SGD(network.parameters())).outputs(inputs)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, network(inputs).detach(), atol=1e-12, rtol=0)
 
 
 def test_a_network_of_another_kind_is_fitted_too() -> None:
@@ -42,5 +51,5 @@ def test_a_network_of_another_kind_is_fitted_too() -> None:
     fit = LeastSquares(network, torch.optim.Adam(network.parameters(), lr=0.05))
     inputs = torch.randn(64, 2)
     rows, everything = Fitted(inputs=inputs, goal=inputs.sum(dim=1)), torch.arange(64)
-    losses = [fit.step(rows, everything, lambda found, _: found[:, 0]) for _ in range(100)]
+    losses = [float(fit.step(rows, everything, lambda found, _: found[:, 0])) for _ in range(100)]
     assert losses[-1] < 0.1 * losses[0]

@@ -106,7 +106,7 @@ class TorchStepsCollector:
             behavior_id=torch.zeros(self.num_lanes, dtype=torch.long, device=self._device),
             terminated=terminated,
             truncated=truncated,
-            starts=torch.cat([was_reset[None], resets[:-1]]) & ~resets,
+            starts=torch.cat([was_reset[None], resets[:-1]]),
             mask=~resets,
             lane=torch.arange(self.num_lanes, device=self._device),
             whole_episodes=False,

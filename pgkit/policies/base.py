@@ -18,6 +18,7 @@ from pgkit.core.spaces import leaves
 from pgkit.errors import UsageError
 from pgkit.options import Count
 from pgkit.policies.categorical import Categorical, IndependentCategorical, masked
+from pgkit.policies.conditional import ConditionalCategorical
 from pgkit.policies.laws import LawName, law_of
 from pgkit.types import Observations, Rows, map_observations
 
@@ -53,17 +54,21 @@ class NetworkPolicy(nn.Module, ABC):
         self.law = law_of(action_space, law, components=components)
         if state_dependent_std and not self.law.num_scales:
             raise UsageError(f"policy.state_dependent_std: true for {type(self.law).__name__}, expected false")
+        if conditional := _conditional(observation_space, action_space, action_mask):
+            if self.recurrent:
+                raise UsageError(f"policy.action_mask: the table {action_mask} with a memory, expected policy=mlp")
+            self.law = conditional
         self.mask = self._mask(observation_space, action_mask)
         self.law.masks = self.mask is not None
         self.encoder = Encoder(_without(observation_space, self.mask), normalise=normalise_observations, images=images)
         initial = self.law.initial(float(initial_log_std))
-        outputs = self.law.num_parameters - (0 if state_dependent_std else self.law.num_scales)
+        outputs = self.law.num_outputs - (0 if state_dependent_std else self.law.num_scales)
         self.network = layers(self.encoder, outputs)
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
             last.bias.add_(initial[:outputs])
-        self.log_std = Constant(initial[outputs:].clone()) if outputs < self.law.num_parameters else None
+        self.log_std = Constant(initial[outputs:].clone()) if outputs < self.law.num_outputs else None
 
     def forward(self, obs: Observations) -> Tensor:
         """Returns the parameters `[..., K]` of the action law at each observation."""
@@ -75,6 +80,8 @@ class NetworkPolicy(nn.Module, ABC):
         if self.mask is None:
             return parameters
         assert isinstance(obs, dict)
+        if isinstance(self.law, ConditionalCategorical):
+            return self.law.joined(parameters, obs[self.mask])
         return masked(parameters, obs[self.mask])
 
     def log_prob(self, obs: Observations, actions: Tensor) -> Tensor:
@@ -99,15 +106,26 @@ class NetworkPolicy(nn.Module, ABC):
         """Returns the entry that holds the mask, None where there is none."""
         if key is None or not isinstance(space, spaces.Dict) or key not in (entries := leaves(space)):
             return None
-        if not isinstance(self.law, Categorical | IndependentCategorical):
+        if not isinstance(self.law, Categorical | IndependentCategorical | ConditionalCategorical):
             raise UsageError(f"policy.action_mask: {key} for continuous actions, expected null")
         size = math.prod(entries[key].shape or ())
         if size != self.law.num_parameters or isinstance(entries[key], spaces.Discrete | spaces.MultiDiscrete):
             raise UsageError(
                 f"policy.action_mask: the entry {key} of space {entries[key]}, expected {self.law.num_parameters} "
-                "numbers of a Box or MultiBinary, one a choice"
+                "numbers of a Box or MultiBinary, one a choice, or a table of the shape of all actions"
             )
         return key
+
+
+def _conditional(
+    space: spaces.Space[Any], actions: spaces.Space[Any], key: str | None
+) -> ConditionalCategorical | None:
+    """Returns the law for a mask that is a table over several dimensions of an action, None for any other mask."""
+    if not isinstance(actions, spaces.MultiDiscrete) or not isinstance(space, spaces.Dict) or key is None:
+        return None
+    entry, counts = leaves(space).get(key), tuple(actions.nvec.reshape(-1).tolist())
+    table = entry is not None and len(counts) > 1 and entry.shape == counts
+    return ConditionalCategorical(actions) if table and actions.nvec.ndim == 1 else None
 
 
 def _without(space: spaces.Space[Any], key: str | None) -> spaces.Space[Any]:

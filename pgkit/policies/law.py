@@ -33,10 +33,15 @@ class Law(ABC):
     num_scales: int = 0
     """How many of the last parameters are logarithms of scales, which need not depend on the observation."""
 
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a network puts out for it, constant scales included: K, unless a mask adds to them."""
+        return self.num_parameters
+
     def initial(self, log_std: float) -> Tensor:
-        """Returns the parameters `[K]` that an untrained policy starts from, scales at `log_std`."""
-        start = torch.zeros(self.num_parameters)
-        start[self.num_parameters - self.num_scales :] = log_std
+        """Returns the outputs `[K]` that an untrained policy starts from, scales at `log_std`."""
+        start = torch.zeros(self.num_outputs)
+        start[self.num_outputs - self.num_scales :] = log_std
         return start
 
     def fault(self, parameters: Array, acted: Array) -> str | None:

@@ -12,6 +12,7 @@ from pgkit.options import Count
 from pgkit.policies.actor import masked_actor, numpy_actor, torch_actor
 from pgkit.policies.base import Actor, NetworkPolicy
 from pgkit.policies.by_hand import READINGS, ByHand
+from pgkit.policies.conditional import ConditionalCategorical
 from pgkit.policies.laws import LawName
 
 
@@ -50,7 +51,7 @@ class MLPPolicy(NetworkPolicy):
         A plain network on a flat Box acts in numpy on the parameters' own memory; anything else acts through torch.
         """
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
-        if not on_cpu or not self.encoder.is_flat_box:
+        if not on_cpu or not self.encoder.is_flat_box or isinstance(self.law, ConditionalCategorical):
             return torch_actor(self)
         act = numpy_actor(self.encoder, self.network, None if self.log_std is None else self.log_std.value)
         return act if self.mask is None else masked_actor(act, self.mask)

@@ -19,13 +19,14 @@ class ActionMaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Observes `info["action_mask"]` as an entry of a Dict, beside `observation` or the entries that are there.
 
     One number a choice, 0 where it is not allowed; those of the dimensions of a MultiDiscrete follow each other, or
-    come as a tuple, as Gymnasium's own spaces take them. After the end of an episode everything is allowed: whatever
+    come as a tuple, as Gymnasium's own spaces take them. A `conditional` mask is a table `[n_1, …, n_D]` over whole
+    actions of a MultiDiscrete. After the end of an episode everything is allowed: whatever
     is chosen there is ignored.
 
     Raises: ValueError for continuous actions, and for an observation that has such an entry.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], *, conditional: bool = False) -> None:
         super().__init__(env)
         space, actions = env.observation_space, env.action_space
         if isinstance(actions, Discrete):
@@ -36,11 +37,17 @@ class ActionMaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         else:
             raise ValueError("masks are of Discrete, MultiDiscrete or MultiBinary actions")
+        shape: tuple[int, ...] = (self._size,)
+        if conditional:
+            if not isinstance(actions, MultiDiscrete) or actions.nvec.ndim != 1:
+                raise ValueError("a conditional mask is of MultiDiscrete actions in one row")
+            shape, self._size = tuple(actions.nvec.tolist()), int(np.prod(actions.nvec))
+        self._shape = shape
         self._plain = not isinstance(space, Dict)
         entries = dict(space.spaces) if isinstance(space, Dict) else {"observation": space}
         if KEY in entries:
             raise ValueError(f"the observation has an entry {KEY} as it is")
-        self.observation_space = Dict({**entries, KEY: MultiBinary(self._size)})
+        self.observation_space = Dict({**entries, KEY: MultiBinary(self._size if len(shape) == 1 else shape)})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
@@ -51,7 +58,7 @@ class ActionMaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._joined(obs, info, over=bool(terminated or truncated)), reward, terminated, truncated, info
 
     def _joined(self, obs: Any, info: dict[str, Any], *, over: bool) -> dict[str, Any]:
-        mask = np.ones(self._size, np.int8) if over else self._mask(info)
+        mask = np.ones(self._shape, np.int8) if over else self._mask(info)
         return {"observation": obs, KEY: mask} if self._plain else {**obs, KEY: mask}
 
     def _mask(self, info: dict[str, Any]) -> np.ndarray:
@@ -66,4 +73,4 @@ class ActionMaskObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise EnvironmentFault(f'info["{KEY}"] of {len(mask)} numbers, expected {self._size}, one a choice')
         if not mask.any():
             raise EnvironmentFault(f'info["{KEY}"] allows no action, expected at least one')
-        return mask
+        return mask.reshape(self._shape)

@@ -71,9 +71,9 @@ def filter_observation(env: Env, *, keys: list[Any]) -> Env:
     return single.FilterObservation(env, filter_keys=keys)
 
 
-def action_mask(env: Env) -> Env:
-    """Observes `info["action_mask"]` as an entry of that name; policies choose nothing where it is 0."""
-    return ActionMaskObservation(env)
+def action_mask(env: Env, *, conditional: bool = False) -> Env:
+    """Observes `info["action_mask"]` as an entry, 0 where a choice, or with `conditional` an action, is not allowed."""
+    return ActionMaskObservation(env, conditional=conditional)
 
 
 def atari(

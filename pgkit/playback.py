@@ -25,7 +25,8 @@ def load_policy(folder: Path | str, *, trusted: Sequence[str] = ()) -> Any:
     """Returns the policy that a run left, normaliser included, as a `torch.nn.Module`.
 
     `policy.log_prob(obs, actions)` is differentiable; `policy.actor()` is a fast function from numpy observations
-    `[N, *obs]` to the parameters of `policy.law`. No code is loaded from the folder.
+    `[N, *obs]` to the parameters of `policy.law`. Of a policy with a memory observations are `[T, N, *obs]`, and the
+    actor has to be told of ends, by `follow`. No code is loaded from the folder.
 
     Raises: UsageError naming the file that is missing or damaged, or a class that is not trusted.
     """

@@ -28,7 +28,11 @@ from pgkit.types import (
 
 @runtime_checkable
 class Policy(Protocol):
-    """A parameterised law of actions given observations."""
+    """A parameterised law of actions given observations.
+
+    One with a memory says `recurrent = True`: it reads columns `[T, N, …]`, with `starts` `[T, N]` and the state
+    `[N, S]` at row 0 behind the observations or actions, and has an actor that is `pgkit.experience.Remembering`.
+    """
 
     def log_prob(self, obs: Observations, actions: Tensor) -> Tensor:
         """Returns log π(a|s) `[...]`, differentiable; summed over a trajectory it is log p(τ) without the dynamics."""

@@ -105,7 +105,7 @@ class Trajectories:
             behavior_id; None where one policy acted, or where the others cannot be asked any more.
         age: optional `[N]`, updates since a column was collected; None where all are new.
         action_mask: optional `[T, N, K]`, which choices the law allowed, None where nothing is masked.
-        policy_state: optional `[N, …]`, the recurrent state at row 0.
+        policy_state: optional `[N, S]`, the state before row 0 of a policy with a memory, 0 where an episode begins.
     """
 
     obs: Observations

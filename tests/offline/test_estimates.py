@@ -77,6 +77,10 @@ def test_cross_fitting_leaves_doubly_robust_unbiased() -> None:
 def test_names_stand_for_what_applies() -> None:
     assert chosen("all", tabular=False) == [name for name in BIAS if name != "marginal"]
     assert chosen(["direct_method", "trajectory"], tabular=True) == ["trajectory", "direct_method"]
+    remembered = chosen("all", tabular=True, memory=True)
+    assert remembered == ["trajectory", "per_decision", "self_normalised", "self_normalised_per_decision"]
+    with pytest.raises(UsageError, match="estimators: direct_method for a policy that has a memory"):
+        chosen(["direct_method"], tabular=True, memory=True)
     with pytest.raises(UsageError, match=r"estimators: marginal, expected Discrete observations and actions"):
         chosen(["marginal"], tabular=False)
     with pytest.raises(UsageError, match=r"estimators: trajectry, expected all or .*did you mean trajectory\?"):

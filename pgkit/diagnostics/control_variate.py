@@ -42,7 +42,7 @@ class ControlVariate:
         if not facts.controlled:
             raise UsageError(
                 "diagnostics: control_variate without one, expected estimator.control_variate=optimal_layer or "
-                "optimal_parameter, or estimator=q_prop, factorised or all_action"
+                "optimal_parameter, or estimator=q_prop, factorised, all_action, svg or svg0"
             )
         self.every, self.max_columns = every, max_columns
         self._window = Window(window)

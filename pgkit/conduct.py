@@ -23,10 +23,11 @@ from pgkit.protocols import Logger
 from pgkit.reporting.advice import advise
 from pgkit.reporting.more_advice import weights
 from pgkit.run import journal as journals
-from pgkit.run.checkpoint import SavedPolicy, save_policy
+from pgkit.run.checkpoint import SavedPolicy
 from pgkit.run.closing import closing_block, header_line
 from pgkit.run.interrupts import Interrupts
 from pgkit.run.journal import Journal
+from pgkit.run.keeping import Keeper, first_not_finite
 from pgkit.run.progress import Progress
 from pgkit.run.record import Clock, EpisodeRecord
 from pgkit.run.seeds import draw_seeds
@@ -129,7 +130,10 @@ class _Training(Job):
     def begin(self, session: Session) -> str:
         """Opens the journal and returns the header."""
         parts = self._parts
+        place, every = session.folder.checkpoints / "last", self._config.save_every
+        self._keeper = Keeper(place, parts.policy, self._saved, every=every)
         self._journal = Journal(
+            keep=self._keeper.keep,
             loggers=session.loggers,
             progress=session.progress,
             record=EpisodeRecord(reward_threshold=parts.lanes.reward_threshold),
@@ -151,13 +155,18 @@ class _Training(Job):
         world = self._world
         world.watch(session.interrupts)
         parts.collector.start(draw_seeds(parts.streams.environments, config.env.num_envs))
-        self._learn(
-            parts,
-            self._journal,
-            session.interrupts if world.size == 1 else world,
-            total_steps=config.total_steps,
-            stop_when_solved=config.stop_when_solved,
-        )
+        try:
+            self._learn(
+                parts,
+                self._journal,
+                session.interrupts if world.size == 1 else world,
+                total_steps=config.total_steps,
+                stop_when_solved=config.stop_when_solved,
+            )
+        except RunFault as fault:
+            if (bad := first_not_finite(parts.policy)) is None:
+                raise
+            raise RunFault(f"{fault}; the first tensor that is not finite is {bad}") from fault
         if world.requested and not session.interrupts.requested:
             session.interrupts.number = signal.SIGINT  # another process was asked
 
@@ -181,15 +190,17 @@ class _Training(Job):
         """Closes the environments and saves the policy."""
         parts = self._parts
         parts.lanes.close()
-        node = OmegaConf.to_container(self._config["policy"])
-        save_policy(
-            session.folder.checkpoints / "last",
-            SavedPolicy(
-                config=node if isinstance(node, dict) else {},  # type: ignore[arg-type]  # keys are strings
-                observation_space=parts.lanes.observation_space,
-                action_space=parts.lanes.action_space,
-                tensors=parts.policy.state_dict(),
-            ),
+        if (reason := self._keeper.save()) is not None:
+            session.progress.print(reason)
+
+    def _saved(self) -> SavedPolicy:
+        """Returns the policy as it is, with what is needed to build it again."""
+        parts, node = self._parts, OmegaConf.to_container(self._config["policy"])
+        return SavedPolicy(
+            config=node if isinstance(node, dict) else {},  # type: ignore[arg-type]  # keys are strings
+            observation_space=parts.lanes.observation_space,
+            action_space=parts.lanes.action_space,
+            tensors=parts.policy.state_dict(),
         )
 
     def summary(self, session: Session) -> dict[str, Any]:

@@ -77,7 +77,8 @@ class Instruments:
             baseline=baseline,
             coefficients=coefficients,
             estimator=self._estimator,
-            coupling=self._coupling,
+            # Columns that began alike are no independent draws.
+            coupling=self._coupling if factors.group is None else "batch",
             before=self._before,
             policy=policy,
             scores=scores,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -30,8 +30,17 @@ TAGS = (
 class Journal:
     """Counts what a run did and hands every update's metrics to the loggers and to the progress view."""
 
-    def __init__(self, *, loggers: LoggerGroup, progress: Progress, record: EpisodeRecord, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        loggers: LoggerGroup,
+        progress: Progress,
+        record: EpisodeRecord,
+        clock: Clock,
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
         self.loggers, self.progress, self.record, self.clock = loggers, progress, record, clock
+        self._keep = keep
         self.env_steps = self.discarded_steps = self.updates = 0
         self.latest: Metrics = {}  # the last known value of every tag
         self._diagnosing = 0.0
@@ -55,7 +64,7 @@ class Journal:
         self.record.add(batch.returns, batch.lengths, env_steps=self.env_steps, clock=self.clock)
 
     def write(self, batch: Batch, metrics: Mapping[str, float | None]) -> None:
-        """Ends an update: logs its metrics, what is not finite as None, and shows where the run is."""
+        """Ends an update: logs its metrics, what is not finite as None, shows progress, and keeps the policy."""
         self.updates += 1
         metrics = {tag: value if value is None or math.isfinite(value) else None for tag, value in metrics.items()}
         self.latest |= {tag: value for tag, value in metrics.items() if value is not None}
@@ -70,6 +79,7 @@ class Journal:
         }
         self.loggers.write(everything, step=self.env_steps)
         self.progress.update(done=self.env_steps, outcome=self.record.return_mean_100, snr=metrics.get("gradient/snr"))
+        self._keep()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the counters, the episode record and the clock."""

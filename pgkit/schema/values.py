@@ -16,6 +16,7 @@ ROOT: Mapping[str, Any] = {
     "gamma": options.Fraction,
     "total_steps": options.Count,
     "stop_when_solved": bool,
+    "save_every": options.Positive | None,
     "evaluation": {"episodes": options.Index, "num_envs": options.Count},
     "trusted_packages": list[str],
     "run": str,

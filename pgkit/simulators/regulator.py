@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import final
 
 import torch
 from torch import Tensor
 
 from pgkit.core.linear_quadratic import LinearQuadratic
+from pgkit.core.placed import Placed
 
 
 @final
@@ -21,7 +21,8 @@ class Regulator:
         self.dynamics = dynamics
         self.num_states = self.num_noises = dynamics.num_states
         self.horizon: int | None = dynamics.horizon
-        self._matrices = cache(self._made)
+        parts = (dynamics.transition, dynamics.input, dynamics.state_cost, dynamics.control_cost)
+        self._matrices = [Placed(torch.tensor(part, dtype=torch.float64)) for part in parts]
 
     def start(self, count: int, *, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Returns normal states `[count, S]`."""
@@ -30,7 +31,7 @@ class Regulator:
 
     def step(self, state: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (next states, rewards, never terminated: the horizon ends an episode)."""
-        moves, steers, state_cost, control_cost = self._matrices(state.dtype, state.device)
+        moves, steers, state_cost, control_cost = (matrix.as_of(state) for matrix in self._matrices)
         cost = ((state @ state_cost) * state).sum(dim=-1) + ((action @ control_cost) * action).sum(dim=-1)
         moved = state @ moves.T + action @ steers.T + self.dynamics.state_scale * noise
         return moved, -cost, torch.zeros_like(cost, dtype=torch.bool)
@@ -42,9 +43,3 @@ class Regulator:
     def state(self, obs: Tensor) -> Tensor:
         """Returns the observation."""
         return obs
-
-    def _made(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-        """Returns A, B, Q and R."""
-        known = self.dynamics
-        parts = (known.transition, known.input, known.state_cost, known.control_cost)
-        return tuple(torch.tensor(part, dtype=dtype, device=device) for part in parts)

@@ -131,6 +131,12 @@ def test_what_was_collected_can_be_learnt_from(id: str) -> None:
     log_prob = collector.policy.log_prob(rows.obs[:-1], rows.actions)
     assert torch.allclose(log_prob, rows.behavior_log_prob, atol=1e-5)
     (rows.rewards * log_prob).sum().backward()
+    simulator = collector.simulator  # it has worked in inference mode, and is still differentiated
+    state = simulator.state(rows.obs[:-1]).requires_grad_()
+    actions = collector.policy.law.applied(rows.actions)
+    following, _, _ = simulator.step(state, actions, state.new_zeros(*state.shape[:2], simulator.num_noises))
+    (slope,) = torch.autograd.grad(following.square().sum(), state)
+    assert torch.isfinite(slope).all() and slope.any()
     assert all(torch.isfinite(each.grad).all() for each in collector.policy.parameters())
 
 

@@ -71,7 +71,7 @@ class Climber:
 
         Raises: RunFault as `step` does.
         """
-        norm = float(gradient.norm())
+        norm = float(torch.linalg.vector_norm(gradient))
         if not norm < float("inf"):
             raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
         # Uphill for an optimizer that minimises: the same sign flip.
@@ -96,7 +96,7 @@ class Climber:
         Raises: RunFault where the gradient is not finite.
         """
         found = objective.ascent()
-        norm = float(found.gradient.norm())
+        norm = float(torch.linalg.vector_norm(found.gradient))
         if not norm < float("inf"):
             raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
         return found.gradient, found.value, found.entropy

@@ -42,7 +42,9 @@ class Minibatches:
                 yield from valid[torch.randperm(len(valid), generator=self.generator)].tensor_split(pieces)
                 continue
             for columns in torch.randperm(num_columns, generator=self.generator).tensor_split(pieces):
-                yield valid[torch.isin(valid % num_columns, columns.to(valid.device))]
+                rows = valid[torch.isin(valid % num_columns, columns.to(valid.device))]
+                if len(rows):  # a column may be a reset row and nothing else
+                    yield rows
 
     def _in_columns(self, objective: Objective) -> bool:
         return self.of == "columns" or (self.of == "auto" and objective.reads_columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -165,6 +166,13 @@ def test_minibatches_hold_whole_columns_where_the_policy_has_a_memory() -> None:
     assert sorted(torch.cat(pieces).tolist()) == batch.valid.tolist()
     columns = [set((piece % batch.num_columns).tolist()) for piece in pieces]
     assert sum(map(len, columns)) == batch.num_columns == 6
+    # A column in which nothing counts is in none of them.
+    mask = batch.mask.clone()
+    mask[:, [0, 2]] = False
+    rest = objective_of(policy, replace(batch, mask=mask))
+    update._minibatches.number = 6
+    pieces = list(update._minibatches.walk(rest))
+    assert len(pieces) == 4 and sorted(torch.cat(pieces).tolist()) == rest.valid.tolist()
 
 
 @pytest.mark.parametrize("other", ["tempered", "plain", "larger"])

@@ -103,6 +103,7 @@ class Trajectories:
         behavior_id, lane: `[N]`; which policy acted, and which environment a column came from.
         log_densities: optional `[K, T, N]`, log μ_k(a|s) of every policy that acted in this batch, numbered as in
             behavior_id; None where one policy acted, or where the others cannot be asked any more.
+        group: optional `[N]`, numbers from 0; columns that share one began in the same state.
         age: optional `[N]`, updates since a column was collected; None where all are new.
         action_mask: optional `[T, N, K]`, which choices the law allowed, None where nothing is masked.
         policy_state: optional `[N, S]`, the state before row 0 of a policy with a memory, 0 where an episode begins.
@@ -123,6 +124,7 @@ class Trajectories:
     policy_state: Tensor | None = None
     log_densities: Tensor | None = None
     age: Tensor | None = None
+    group: Tensor | None = None
 
     def __post_init__(self) -> None:
         expect("T N", rewards=self.rewards, actions=self.actions, mask=self.mask, terminated=self.terminated)
@@ -184,6 +186,7 @@ class Trajectories:
             policy_state=None if self.policy_state is None else self.policy_state[index],
             log_densities=None if self.log_densities is None else self.log_densities[:, :, index],
             age=None if self.age is None else self.age[index],
+            group=None if self.group is None else self.group[index],
         )
 
 
@@ -192,7 +195,7 @@ class Factors:
     """What a score-function estimator sees, whatever was sampled: F factors of N samples.
 
     Shapes: signal, log_weight, mask, scale, rewards, targets, fit_weight `[F, N]`, all detached; values `[F+1, N]`
-    from the critic; contexts, samples `[F, N, …]`; strata `[N]`.
+    from the critic; contexts, samples `[F, N, …]`; strata, group `[N]`.
 
     `signal` is the outcome credited to each factor, `log_weight` the cumulative log importance weight (0 where the
     sampling law is the current one), `mask` the factors that count; `time` is each factor's index inside its own
@@ -200,10 +203,10 @@ class Factors:
     multiplies (signal − baseline), 0 outside the mask; `scores` are those of the sampling law, unscaled and lazy;
     `rewards` are in the unit of the signal; `contexts` is what each factor was conditioned on and `samples` what was
     drawn, in RL observations and actions. `action_values` and `action_probabilities` are those of every action that
-    might have been drawn, `[F, N, A]`, `expansion` what a critic says of actions near those that were, and `path`
-    what a simulator of the environment says of them, lazy likewise. `strata` numbers the sampling law that each sample
-    came from, where there are several. A critic is fitted to `targets`, the signal by default, each factor counting
-    `fit_weight` times, once by default.
+    might have been drawn, `[F, N, A]`, `expansion` what a critic says of actions near those that were, and `path` what
+    a simulator of the environment says of them, lazy likewise. `group` numbers the samples that began alike, `strata`
+    the sampling law that each sample came from, where there are several. A critic is fitted to `targets`, the signal by
+    default, each factor counting `fit_weight` times, once by default.
     """
 
     signal: Tensor
@@ -221,6 +224,7 @@ class Factors:
     expansion: ActionExpansion | None = None
     path: Path | None = None
     strata: Tensor | None = None
+    group: Tensor | None = None
     targets: Tensor | None = None
     fit_weight: Tensor | None = None
 

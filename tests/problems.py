@@ -176,6 +176,7 @@ def columns_of(factors: Factors, columns: Tensor) -> Factors:
         action_probabilities=(
             None if factors.action_probabilities is None else factors.action_probabilities[:, columns]
         ),
+        group=None if factors.group is None else factors.group[columns],
         strata=None if factors.strata is None else factors.strata[columns],
         targets=None if factors.targets is None else factors.targets[:, columns],
         fit_weight=None if factors.fit_weight is None else factors.fit_weight[:, columns],

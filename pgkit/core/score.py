@@ -73,6 +73,47 @@ def leave_one_out(signal: Tensor, mask: Tensor, strata: Tensor | None = None) ->
     return (everything + shares[strata] * (own - means[:, strata])).to(signal.dtype)
 
 
+def leave_one_out_of_group(signal: Tensor, mask: Tensor, group: Tensor, *, ended: bool = True) -> Tensor:
+    """Returns the mean signal of the other columns of a column's group at each factor; 0 where there are none.
+
+    Those outside the mask count as 0, or, without `ended`, not at all. Columns that began alike share what the start
+    brings about, which this takes away and the mean of the batch does not.
+    Bias: none as a baseline: given the start, a column's reference does not depend on its own samples.
+    Shapes: signal and mask `[F, N]`; group `[N]`, numbers from 0.
+    Source: Kool, van Hoof and Welling 2019 (ICLR workshop); Ahmadian et al. 2024, arXiv:2402.14740, for language.
+    """
+    expect("F N .", signal=signal, mask=mask)
+    outcomes, valid = torch.where(mask, signal, 0.0).double(), mask.double()
+    counted = torch.ones_like(valid) if ended else valid
+    number = int(group.max()) + 1
+    sums, counts = (
+        each.new_zeros(len(each), number).index_add_(1, group, each)[:, group] - each for each in (outcomes, counted)
+    )
+    return (sums / counts.clamp(min=1)).to(signal.dtype)
+
+
+def over_group_deviation(coefficients: Tensor, outcomes: Tensor, group: Tensor) -> Tensor:
+    """Returns the coefficients over the standard deviation of their group's outcomes; 0 where these are all the same.
+
+    Shapes: coefficients `[F, N]`; outcomes `[N]`, one a column; group `[N]`, numbers from 0.
+    Bias: the deviation contains each sample itself, and groups of little spread count as much as any other.
+    Source: Shao et al. 2024, arXiv:2402.03300 (GRPO); Liu et al. 2025, arXiv:2503.20783, for the bias.
+    """
+    expect("N", outcomes=outcomes, group=group)
+    values = outcomes.double()
+    counts = torch.bincount(group).double()
+
+    def mean(of: Tensor) -> Tensor:
+        return (of.new_zeros(len(counts)).index_add_(0, group, of) / counts)[group]
+
+    rest = values - mean(values)
+    variance = mean(rest.square()) * (counts / (counts - 1).clamp(min=1))[group]
+    # Equal numbers may have a spread: the rounding error of their mean.
+    alike = variance <= (torch.finfo(outcomes.dtype).eps * values.abs()).square()
+    scale = torch.where(alike, 0.0, variance.clamp(min=torch.finfo(torch.float64).tiny).rsqrt())
+    return (coefficients * scale).to(coefficients.dtype)
+
+
 def surrogate(log_prob: Tensor, coefficients: Tensor, *, num_samples: float) -> Tensor:
     """Returns the scalar Σ c log p / num_samples, whose gradient is the score-function estimate.
 

@@ -22,8 +22,9 @@ class ScoreFunction(RowEstimator):
     `control_variate` subtracts from each sample's gradient its score sum times one number a parameter or a layer, those
     of least variance, fitted to the other samples. It acts after the baseline, which must know nothing of the other
     columns: their gradients would hold this one's outcome, and the fit would be off by 1/(N−1) of the gradient.
-    Bias: `standardise` is biased (each sample sits in its own statistics). Without `discount_states` a discounted
-    return estimates the gradient of no objective; it is what most agents use, and the same thing at γ = 1.
+    `normalise="group"` divides by the standard deviation of the outcomes of the columns that began alike.
+    Bias: `standardise` and `normalise` are biased (each sample sits in its own statistics). Without `discount_states` a
+    discounted return estimates the gradient of no objective; it is what most agents use, and the same thing at γ = 1.
     Source: Williams 1992; Thomas 2014 (ICML) for γ^t; Peters and Schaal 2008 for one number a parameter.
     """
 
@@ -32,24 +33,33 @@ class ScoreFunction(RowEstimator):
         *,
         gamma: Fraction,
         standardise: bool = False,
+        normalise: Literal["none", "group"] = "none",
         discount_states: bool = False,
         control_variate: Literal["none", "optimal_parameter", "optimal_layer"] = "none",
     ) -> None:
         super().__init__(gamma=gamma, discount_states=discount_states)
-        self.standardise = standardise
-        self.unbiased = not standardise
+        self.standardise, self.normalise = standardise, normalise
+        self.unbiased = not standardise and normalise == "none"
         self.controlled = control_variate != "none"
         self._fitted = {"none": _nothing, "optimal_parameter": _of_parameters, "optimal_layer": _of_layers}[
             control_variate
         ]
-        self.coupling: Coupling = "batch" if standardise else "cross_fitted" if self.controlled else "independent"
+        self.coupling: Coupling = "batch" if not self.unbiased else "cross_fitted" if self.controlled else "independent"
 
     def coefficients(self, factors: Factors, baseline: Tensor) -> Tensor:
         """Returns the coefficients `[F, N]`, detached, 0 where the mask is False."""
         scale = self.scale(factors)
         result = score.coefficients(factors.signal, baseline, scale)
+        if self.normalise == "group":
+            if factors.group is None:
+                raise UsageError("estimator.normalise: group without groups, expected collect.group above 1")
+            result = score.over_group_deviation(result, self._outcomes(factors), factors.group)
         # The statistics are those of advantages that count; weights and γ^t are part of them, as elsewhere.
         return score.standardise(result, factors.mask) if self.standardise else result
+
+    def _outcomes(self, factors: Factors) -> Tensor:
+        """Returns what an episode is worth, `[N]`: the signal of its first factor."""
+        return torch.where(factors.mask[0], factors.signal[0], 0.0)
 
     def control(self, gradients: Tensor, scores: Tensor, layout: Mapping[str, slice]) -> Tensor:
         """Returns the gradients less what the other samples' scores predict of them, `[N, P]`.

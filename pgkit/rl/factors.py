@@ -74,6 +74,7 @@ def factors_of(
         action_probabilities=None if of_actions is None else of_actions.probabilities(contexts),
         expansion=None if of_actions is None else of_actions.expansion(contexts, trajectories.actions),
         path=None if simulator is None else Simulated(simulator, policy, trajectories),
+        group=trajectories.group,
         strata=trajectories.behavior_id if weights.reach == "all" else None,
         targets=returns.targets(trajectories, values, log_weight, signal, chosen),
         fit_weight=score.scale(log_weight, mask) if corrected else None,

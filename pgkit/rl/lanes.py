@@ -175,6 +175,17 @@ class Lanes:
             raise self._diagnose(error, "in pause") from error
         self._in_flight = False
 
+    def start_alike(self, seeds: Sequence[int]) -> None:
+        """Returns nothing; from the next reset on lanes of equal seeds begin their k-th episodes in the same state.
+
+        Raises: ValueError where the environment's own vectorised form has one generator for all lanes.
+        """
+        if not isinstance(self._vector, SyncVectorEnv | AsyncVectorEnv):
+            raise ValueError("start_alike: not possible here, expected can_pause and a reset before")
+        self._in_flight = True
+        self._vector.set_attr("start_seed", [int(seed) for seed in seeds])
+        self._in_flight = False
+
     def close(self) -> None:
         """Returns nothing; ends every environment and worker, kindly unless a call was cut short."""
         vector, self._vector = self._vector, None

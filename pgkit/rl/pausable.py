@@ -32,13 +32,15 @@ def show_action(action: Any) -> str:
 class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment whose `step` does nothing while `paused`, and whose `info` carries nothing but a fault.
 
-    A reset goes through even while paused, so that the autoreset that follows an end is still done, once. The `info`
+    A reset goes through even while paused, so that the autoreset that follows an end is still done, once. Under a
+    `start_seed` every episode has a seed of its own that follows from it and the episode's number alone. The `info`
     of the environment is dropped here: nothing downstream reads it, and batching it costs more than many a step.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], *, lane: int) -> None:
         super().__init__(env)
         self.paused = False
+        self.start_seed: int | None = None
         self._step = env.step
         self._space = env.observation_space
         # Arrays of a Box are compared in place, by shape; all else goes through `mismatch`. Their dtype is looked at in
@@ -71,6 +73,8 @@ class Pausable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._before += self._count
         self._episode += 1
         self._count = 0
+        if seed is None and self.start_seed is not None:
+            seed = int(np.random.SeedSequence((self.start_seed, self._episode)).generate_state(1)[0])
         try:
             obs, _ = self.env.reset(seed=seed, options=options)
             self._check(obs)

@@ -151,7 +151,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     rows, lanes = max(part.num_steps for part in parts), int(parts[0].lane.max()) + 1
     found: dict[str, Any] = {"obs": _observations([part.obs for part in parts], rows + 1)}
     for name in (*HELD, *PLAIN, *OF_COLUMNS):
-        each = [getattr(part, name) for part in parts]
+        each = [getattr(part, name, None) for part in parts]
         if each[0] is None:
             continue
         if name in NUMBERED:
@@ -161,12 +161,16 @@ def joined(batches: Sequence[Batch]) -> Batch:
     whole = Trajectories(**found, whole_episodes=parts[0].whole_episodes)
     # Columns are numbered round by round, each over all lanes.
     places = torch.arange(whole.num_columns).view(len(parts), -1, lanes).transpose(0, 1).reshape(-1)
+    trajectories = whole.columns(places)
+    if "group" in found:
+        numbered: dict[str, Any] = {"group": torch.unique_consecutive(found["group"][places], return_inverse=True)[1]}
+        trajectories = replace(trajectories, **numbered)
     order = np.argsort(np.concatenate([batch.rows for batch in batches]), kind="stable").tolist()
     returns, lengths, ends = (
         [each for batch in batches for each in getattr(batch, name)] for name in ("returns", "lengths", "rows")
     )
     return Batch(
-        trajectories=whole.columns(places),
+        trajectories=trajectories,
         returns=[returns[place] for place in order],
         lengths=[lengths[place] for place in order],
         rows=[ends[place] for place in order],

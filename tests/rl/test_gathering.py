@@ -78,12 +78,11 @@ def test_parameters_that_drift_apart_end_the_run() -> None:
         there.collect(None, None, None)  # type: ignore[arg-type]  # never looked at
 
 
-def collected(lanes: int, first: int, *, of: int, episodes: int) -> Batch:
+def collected(lanes: int, first: int, *, of: int, episodes: int, group: int = 1) -> Batch:
     """Returns a batch of some of the lanes of a random policy, `first` on, with their share of seeds and noise."""
-    law = law_of(made := Lanes(id="CartPole-v1", num_envs=lanes, vectorization="sync").action_space)
-    del made
     vector = Lanes(id="CartPole-v1", num_envs=lanes, vectorization="sync")
-    collector = EpisodesCollector(lanes=vector, episodes=episodes)
+    law = law_of(vector.action_space)
+    collector = EpisodesCollector(lanes=vector, episodes=episodes, group=group)
     collector.start(list(range(first, first + lanes)))
     noise = law.noise(np.random.default_rng(0), (1000, of))[:, first : first + lanes]
     row = iter(noise)
@@ -101,13 +100,17 @@ def collected(lanes: int, first: int, *, of: int, episodes: int) -> Batch:
     return batch
 
 
-def test_batches_of_some_lanes_each_are_the_batch_of_all() -> None:
-    whole = collected(6, 0, of=6, episodes=18)
-    parts = joined([collected(3, 0, of=6, episodes=9), collected(3, 3, of=6, episodes=9)])
+@pytest.mark.parametrize("group", [1, 3])
+def test_batches_of_some_lanes_each_are_the_batch_of_all(group: int) -> None:
+    whole = collected(6, 0, of=6, episodes=18, group=group)
+    parts = joined([collected(3, first, of=6, episodes=9, group=group) for first in (0, 3)])
     assert (parts.returns, parts.lengths, parts.rows) == (whole.returns, whole.lengths, whole.rows)
     assert (parts.env_steps, parts.discarded_steps) == (whole.env_steps, whole.discarded_steps)
     for name in ("obs", "actions", "rewards", "behavior_log_prob", "terminated", "truncated", "starts", "mask", "lane"):
         assert torch.equal(getattr(parts.trajectories, name), getattr(whole.trajectories, name)), name
+    if group > 1:
+        assert parts.trajectories.group is not None and whole.trajectories.group is not None
+        assert torch.equal(parts.trajectories.group, whole.trajectories.group)
 
 
 def test_processes_without_a_place_to_meet_are_named() -> None:

@@ -32,8 +32,8 @@ class Lanes:
     Attributes: num_lanes; observation_space and action_space of one lane; max_episode_steps and reward_threshold as
     registered, or None; can_pause; vectorization, resolved, with a note where `auto` passed over the environment's own
     form; dynamics, what an environment of which everything is known says about itself, None elsewhere and where a time
-    limit, a wrapper or clipped rewards add to them; id, kwargs; altered, whether wrappers or clipped rewards change what
-    the environment does. `wrappers` are Gymnasium's, by name, the innermost first; rewards
+    limit, a wrapper or clipped rewards add to them; id; kwargs; altered, whether wrappers or clipped rewards change
+    what the environment does. `wrappers` are Gymnasium's, by name, the innermost first; rewards
     are those of the environment, and `learnt` those that learning sees. Nothing is started before the first `reset`.
 
     Raises: UsageError naming `env.id`, `env.kwargs`, `env.wrappers`, `env.reward_clip` or `env.vectorization` and what

@@ -151,7 +151,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     rows, lanes = max(part.num_steps for part in parts), int(parts[0].lane.max()) + 1
     found: dict[str, Any] = {"obs": _observations([part.obs for part in parts], rows + 1)}
     for name in (*HELD, *PLAIN, *OF_COLUMNS):
-        each = [getattr(part, name, None) for part in parts]
+        each = [getattr(part, name) for part in parts]
         if each[0] is None:
             continue
         if name in NUMBERED:

@@ -20,11 +20,23 @@ Chosen = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """Rows to be fitted: `inputs` `[R, D]` of the network, `goal` `[R]`, and how much each counts, alike if None."""
+    """Rows to be fitted: `inputs` `[R, D]` of the network, `goal` `[R]`, and how much each counts, alike if None.
+
+    With a `clip` the loss of a row is at least that of a prediction held within it around `before` `[R]`.
+    """
 
     inputs: Tensor
     goal: Tensor
     weight: Tensor | None = None
+    before: Tensor | None = None
+    clip: float | None = None
+
+    def held(self, predicted: Tensor, index: Tensor) -> Tensor | None:
+        """Returns predictions `[M]` held within the clip, None without one."""
+        if self.before is None or self.clip is None:
+            return None
+        before = self.before[index]
+        return before + (predicted - before).clamp(-self.clip, self.clip)
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -65,7 +77,10 @@ class LeastSquares:
         """Takes one step on the rows `index` `[M]` and returns their loss before it, a scalar."""
         if self._perceptron is not None:
             return self._by_hand(self._perceptron, rows, index)
-        errors = (chosen(self.network(rows.inputs[index]), index) - rows.goal[index]).square()
+        predicted = chosen(self.network(rows.inputs[index]), index)
+        errors, held = (predicted - rows.goal[index]).square(), rows.held(predicted, index)
+        if held is not None:
+            errors = torch.maximum(errors, (held - rows.goal[index]).square())
         loss = (errors if rows.weight is None else rows.weight[index] * errors).mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -76,9 +91,16 @@ class LeastSquares:
         inputs, goal, weight = rows.arrays
         taken = index.numpy()
         evaluation = perceptron.evaluate(inputs[taken])
-        errors = evaluation.outputs[:, 0] - goal[taken]
-        pull = errors if weight is None else weight[taken] * errors
+        errors = slopes = evaluation.outputs[:, 0] - goal[taken]
+        held = rows.held(torch.from_numpy(evaluation.outputs[:, 0]), index)
+        if held is not None:
+            bound = held.numpy() - goal[taken]
+            stuck = np.abs(bound) > np.abs(errors)
+            # Where the clip sets the loss, the prediction is outside of it and has no slope.
+            slopes, errors = np.where(stuck, 0, errors), np.where(stuck, bound, errors)
+        weights = 1 if weight is None else weight[taken]
+        pull = weights * slopes
         evaluation.gradient((pull * (2 / len(taken)))[:, None], self._gradient.vector.numpy())
         self._gradient.hand_over()
         self.optimizer.step()
-        return torch.tensor(np.dot(pull, errors) / len(taken))
+        return torch.tensor(np.dot(weights * errors, errors) / len(taken))

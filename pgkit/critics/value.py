@@ -94,6 +94,7 @@ class FittedCritic(ABC):
         learning_rate: Positive,
         steps: Count,
         minibatch_size: Count,
+        clip: Positive | None = None,
     ) -> None:
         encoder = Encoder(observation_space, normalise=normalise_observations, images="scale")
         first: list[nn.Module] = []
@@ -111,7 +112,7 @@ class FittedCritic(ABC):
         self.optimizer = torch.optim.Adam(layers.parameters(), lr=learning_rate, fused=True)
         self._fit = LeastSquares(layers, self.optimizer)
         self.generator = generator
-        self.steps, self.minibatch_size = steps, minibatch_size
+        self.steps, self.minibatch_size, self.clip = steps, minibatch_size, clip
 
     def inputs(self, rows: Rows) -> Tensor:
         """Returns what the network reads of some transitions, `[M, …]`: their observations, encoded."""
@@ -150,7 +151,9 @@ class FittedCritic(ABC):
         with torch.no_grad():
             inputs = self.inputs(rows)
         counts = None if weight is None else _relative(weight.reshape(-1)[rows.index])
-        fitted, size = Fitted(inputs=inputs, goal=goal, weight=counts), min(self.minibatch_size, len(goal))
+        before = None if self.clip is None else self.chosen(self._fit.outputs(inputs), rows.actions)
+        fitted = Fitted(inputs=inputs, goal=goal, weight=counts, before=before, clip=self.clip)
+        size = min(self.minibatch_size, len(goal))
         total = goal.new_zeros(())
         for index in torch.randint(len(goal), (self.steps, size), generator=self.generator):
             total += self._fit.step(fitted, index, lambda outputs, index: self.chosen(outputs, rows.actions[index]))
@@ -174,7 +177,12 @@ class FittedCritic(ABC):
 
 @final
 class ValueCritic(FittedCritic):
-    """Fits V(s) to the returns of each batch."""
+    """Fits V(s) to the returns of each batch.
+
+    `clip`, in standard deviations of the returns so far, bounds what the fit to one batch gains by a value that moves:
+    further than that from the value at collection, it is pulled no more.
+    Source: the clip is from the code of Schulman et al. 2017, see Huang et al. 2022 (ICLR Blog Track).
+    """
 
     def __init__(
         self,
@@ -189,12 +197,13 @@ class ValueCritic(FittedCritic):
         learning_rate: Positive = 1e-3,
         steps: Count = 40,
         minibatch_size: Count = 256,
+        clip: Positive | None = None,
     ) -> None:
         super().__init__(
             outputs=1, observation_space=observation_space, generator=generator, convolutions=convolutions,
             channels=channels, hidden_sizes=hidden_sizes, activation=activation,
             normalise_observations=normalise_observations, learning_rate=learning_rate,
-            steps=steps, minibatch_size=minibatch_size,
+            steps=steps, minibatch_size=minibatch_size, clip=clip,
         )  # fmt: skip
 
     def values(self, obs: Observations) -> Tensor:

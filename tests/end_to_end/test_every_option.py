@@ -59,6 +59,7 @@ COMPANIONS = {
     "returns=n_step": WITH_CRITIC,
     "returns=v_trace": WITH_CRITIC,
     **{f"returns={name}": ("critic=action_value", "critic.steps=2") for name in ("retrace", "tree_backup", "q_lambda")},
+    "agent=rloo": ("env.num_envs=8", "collect.episodes=8"),
     "update=pois": ("baseline=zero",),
     "update=enac": ("baseline=zero",),
     "reuse=window": ("weights=balance",),

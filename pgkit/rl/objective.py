@@ -84,7 +84,8 @@ class PolicyObjective:
         """Returns the gradient of the whole, by hand-written derivatives where policy and estimator are plain."""
         # One term a row is the score of the action that was taken.
         plain = self.coefficients.dim() == 1 and self.correction is None
-        gradient = self.coefficients.new_zeros(())
+        # A batch in which no row counts has a gradient too.
+        gradient = self.coefficients.new_zeros(sum(each.numel() for each in self._trained.values()))
         value = entropy = 0.0
         if self._by_hand is None or not plain or len(self.valid) == 0:
             for part in self.parts():

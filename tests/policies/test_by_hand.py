@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,14 @@ def test_the_gradient_of_the_whole_is_that_of_autograd(
     assert (fast.value, fast.entropy) == pytest.approx((general.value, general.entropy), abs=1e-12)
     one = objective_of(policy, trajectories, entropy)()
     assert fast.value == pytest.approx(float(one.value.detach()), abs=1e-12)
+
+
+def test_a_batch_in_which_no_row_counts_has_a_gradient_of_zeros() -> None:
+    policy = policy_of(SPACES["discrete"])
+    trajectories = batch(policy)
+    found = objective_of(policy, replace(trajectories, mask=torch.zeros_like(trajectories.mask)), 0.3).ascent()
+    assert found.gradient.shape == (sum(each.numel() for each in policy.parameters()),)
+    assert not found.gradient.any() and (found.value, found.entropy) == (0.0, 0.0)
 
 
 def test_what_is_less_plain_goes_the_general_way() -> None:

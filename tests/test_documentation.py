@@ -50,6 +50,7 @@ DOCUMENTS = (
         )
     ),
     "experiments/README.md",
+    "experiments/benchmark/README.md",
 )
 AREAS = (
     "return|episode|gradient|policy|baseline|critic|update|time|steps|truth|step_decomposition|trajectory_decomposition"

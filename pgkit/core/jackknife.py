@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
@@ -19,6 +21,8 @@ from torch import Tensor
 from pgkit.core.coverage import LEVEL
 from pgkit.core.moments import kernel_sums, pair_variance
 from pgkit.types import expect
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,7 @@ def ratio(numerators: Sequence[Tensor], denominators: Sequence[Tensor]) -> Inter
 
     Shapes: one `[1+n]` a batch on either side, from the same trajectories.
     """
-    return _interval(numerators, denominators, torch.log, math.exp)
+    return _interval(numerators, denominators, np.log, math.exp)
 
 
 def linear_ratio(numerators: Sequence[Tensor], denominators: Sequence[Tensor]) -> Interval:
@@ -119,23 +123,26 @@ def linear_ratio(numerators: Sequence[Tensor], denominators: Sequence[Tensor]) -
 def _interval(
     numerators: Sequence[Tensor],
     denominators: Sequence[Tensor],
-    transform: Callable[[Tensor], Tensor],
+    transform: Callable[[Array], Array],
     back: Callable[[float], float],
 ) -> Interval:
-    above, below = sum(float(x[0]) for x in numerators), sum(float(x[0]) for x in denominators)
+    # Many small batches: arrays on the host cost a fifth of what tensors do.
+    over, under = ([each.detach().cpu().numpy() for each in side] for side in (numerators, denominators))
+    above, below = sum(float(x[0]) for x in over), sum(float(x[0]) for x in under)
     if not (below > 0 and math.isfinite(above)):
         return Interval(point=None)
-    center = transform(torch.tensor(above / below, dtype=torch.float64))
-    if not torch.isfinite(center):
-        return Interval(point=None)
     variance, freedom = 0.0, 0
-    for x, y in zip(numerators, denominators, strict=True):
-        n = len(x) - 1
-        without = transform((above - x[0] + x[1:]) / (below - y[0] + y[1:]))
-        variance += float((without - without.mean()).square().sum()) * (n - 1) / n
-        freedom += n - 1
-    point = back(float(center))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        center = float(transform(np.array(above / below)))
+        if not math.isfinite(center):
+            return Interval(point=None)
+        for x, y in zip(over, under, strict=True):
+            n = len(x) - 1
+            without = transform((above - x[0] + x[1:]) / (below - y[0] + y[1:]))
+            variance += float(without.var()) * (n - 1)
+            freedom += n - 1
+    point = back(center)
     if not math.isfinite(variance) or freedom < 1:
         return Interval(point=point)
     half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(variance)
-    return Interval(point=point, low=back(float(center) - half), high=back(float(center) + half))
+    return Interval(point=point, low=back(center - half), high=back(center + half))

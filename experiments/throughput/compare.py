@@ -20,7 +20,7 @@ from statistics import median
 from time import perf_counter
 
 from claims import Rounds, claims, ratios, spread
-from contestants import ROOT, Contestant, contestants
+from contestants import ROOT, Contestant, Rates, contestants
 
 LEAST_ROUNDS = 3
 MEGABYTE = 2**20
@@ -50,24 +50,37 @@ def verdicts(rounds: Rounds) -> str:
 
 
 def scaling(everyone: dict[str, Contestant], rounds: Rounds) -> str:
-    """Returns one row a number of lanes, in Markdown: rates, and memory beyond that of one lane beside the batch."""
-    titles = "| lanes | steps/s | by processor time | batch, MB | peak, MB | beyond 1 lane / batch | target | holds |"
-    lines = [titles, "|---" * 8 + "|"]
-    named = {each.lanes: name for name, each in everyone.items() if each.lanes}
-    for lanes, name in named.items():
+    """Returns one row a number of lanes, in Markdown: rates, and memory beside the batch.
+
+    What is beyond one lane is held to the bound; what came since the row above, beside what the batch gained, leaves
+    out whatever is only loaded or allocated once.
+    """
+    beyond, growth = "beyond 1 lane / batch", "growth since the row above / the batch's"
+    lines = [f"| lanes | steps/s | by processor time | batch, MB | peak, MB | {beyond} | target | holds | {growth} |"]
+    lines.append("|---" * 9 + "|")
+    names = [name for name, each in everyone.items() if each.lanes]
+    for above, name in zip((None, *names), names, strict=False):
         measured = [rates[name] for rates in rounds]
         wall, cpu, peak, batch = (
             median(getattr(each, field) for each in measured) for field in ("wall", "cpu", "peak", "batch")
         )
-        cells = [f"{lanes}", f"{wall:,.0f}", f"{cpu:,.0f}", f"{batch / MEGABYTE:.2f}", f"{peak / MEGABYTE:,.0f}"]
-        if lanes > 1 and 1 in named:
-            beyond = [(rates[name].peak - rates[named[1]].peak) / rates[name].batch for rates in rounds]
-            holds = "yes" if median(beyond) <= MEMORY_BOUND else "**no**"
-            cells += [spread(beyond), f"at most {MEMORY_BOUND}", holds]
+        cells = [f"{everyone[name].lanes}", f"{wall:,.0f}", f"{cpu:,.0f}"]
+        cells += [f"{batch / MEGABYTE:.2f}", f"{peak / MEGABYTE:,.0f}"]
+        if above is None:
+            cells += [""] * 4
         else:
-            cells += ["", "", ""]
+            values = [(rates[name].peak - rates[names[0]].peak) / rates[name].batch for rates in rounds]
+            holds = "yes" if median(values) <= MEMORY_BOUND else "**no**"
+            cells += [spread(values), f"at most {MEMORY_BOUND}", holds]
+            values = [gained(rates[above], rates[name]) for rates in rounds]
+            cells.append(spread(values))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def gained(fewer: Rates, more: Rates) -> float:
+    """Returns the peak memory that more lanes take, in those of the bytes that their batch has more."""
+    return (more.peak - fewer.peak) / (more.batch - fewer.batch)
 
 
 def startup(repetitions: int) -> str:
@@ -145,7 +158,7 @@ def main() -> None:
         print("\n".join(f"  {name}: {rates.wall:,.0f} steps/s" for name, rates in rounds[-1].items()))
         return
     print(table(everyone, rounds), verdicts(rounds), sep="\n\n")
-    if any(each.lanes for each in everyone.values()):
+    if "1 lanes" in everyone:
         print("", scaling(everyone, rounds), sep="\n")
     if options.only is None:
         print("", startup(number), sep="\n")

@@ -136,7 +136,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description="pgkit's speed as ratios to what is measured beside it.")
     parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS, help="times that everything is measured, in turn")
-    parser.add_argument("--steps", type=int, default=100_000, help="steps of an 8-lane run; others in proportion")
+    parser.add_argument("--steps", type=int, default=80_000, help="steps of an 8-lane run; others in proportion")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these alone, e.g. ppo 'sb3 ppo'")
     parser.add_argument("--quick", action="store_true", help="one short round, to see whether it works")
     options = parser.parse_args()

@@ -99,21 +99,21 @@ def contestants() -> dict[str, Contestant]:
             name="bare",
             what="REINFORCE 8 x 128, no diagnostics, no loggers",
             run=pgkit(*SLABS, "diagnostics=none", "logger=none"),
-            share=0.8,
+            share=1,
         ),
-        Contestant(name="diagnosed", what="the same, default diagnostics", run=pgkit(*SLABS, "logger=none"), share=0.8),
-        Contestant(name="whole", what="the same, default diagnostics and loggers", run=pgkit(*SLABS), share=0.8),
-        Contestant(name="preset", what="the default preset, whole", run=pgkit(*CARTPOLE), share=0.8),
+        Contestant(name="diagnosed", what="the same, default diagnostics", run=pgkit(*SLABS, "logger=none"), share=1),
+        Contestant(name="whole", what="the same, default diagnostics and loggers", run=pgkit(*SLABS), share=1),
+        Contestant(name="preset", what="the default preset, whole", run=pgkit(*CARTPOLE), share=1),
         Contestant(name="wide", what="REINFORCE 1024 x 64, whole", run=pgkit(*SLABS, *WIDE), share=8),
-        Contestant(name="a2c", what="A2C 8 x 128, whole", run=pgkit(*CARTPOLE, *EIGHT, *A2C), share=0.8),
+        Contestant(name="a2c", what="A2C 8 x 128, whole", run=pgkit(*CARTPOLE, *EIGHT, *A2C), share=1),
         Contestant(
-            name="ppo", what="PPO 8 x 128, 4 x 4, whole", run=pgkit(*CARTPOLE, *EIGHT, *PPO, *FOUR_BY_FOUR), share=0.8
+            name="ppo", what="PPO 8 x 128, 4 x 4, whole", run=pgkit(*CARTPOLE, *EIGHT, *PPO, *FOUR_BY_FOUR), share=1
         ),
         Contestant(
             name="ppo general",
             what="the same with a user's own modules, by autograd",
             run=pgkit(*CARTPOLE, *EIGHT, *PPO, *FOUR_BY_FOUR, *GENERAL),
-            share=0.5,
+            share=0.6,
         ),
         Contestant(
             name="ppo 64",

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from pgkit.core.layers import Tanh
 
 Array = np.ndarray[Any, Any]
+Slope = Callable[[], Array]
+BLOCK = 1024
+"""Rows that go through all layers together: their activations stay in a processor's cache."""
 
 
 @final
@@ -34,6 +37,8 @@ class Perceptron:
         self.sizes = [len(bias) for bias in self._biases]
         self.num_parameters = sum(weight.size + len(weight) for weight in self._weights)
         self.dtype = self._biases[0].dtype
+        self.evaluations = 0
+        self._room = [np.empty((0, size), self.dtype) for size in (*self.sizes[:-1], 0)]
 
     @classmethod
     def of(cls, network: nn.Module) -> Perceptron | None:
@@ -64,44 +69,82 @@ class Perceptron:
             hidden = output
         return hidden
 
+    def outputs(self, inputs: Array) -> Array:
+        """Returns the outputs `[M, K]` of inputs `[M, D]`, a block of rows at a time."""
+        result = np.empty((len(inputs), self.sizes[-1]), self.dtype)
+        room = [np.empty((min(BLOCK, len(inputs)), size), self.dtype) for size in self.sizes[:-1]]
+        for start in range(0, len(inputs), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(inputs)))
+            count = rows.stop - start
+            self.run(inputs[rows], [*(each[:count] for each in room), result[rows]])
+        return result
+
     def evaluate(self, inputs: Array) -> Evaluation:
-        """Returns the outputs of inputs `[M, D]`, ready to be differentiated."""
-        hidden, layers, slopes = inputs, [inputs], []
-        last = len(self._weights) - 1
-        for index, (weight, bias) in enumerate(zip(self._transposed, self._biases, strict=True)):
-            hidden = np.dot(hidden, weight)
-            hidden += bias
-            if index < last:
-                slopes.append(self._slope(hidden))
-                layers.append(hidden)
-        return Evaluation(outputs=hidden, weights=self._weights, inputs=layers, slopes=slopes)
+        """Returns the outputs of inputs `[M, D]`, to be differentiated before the next evaluation.
+
+        What the rows leave behind lies in room that is used again: memory that is new every time costs more than the
+        arithmetic does.
+        """
+        count = len(inputs)
+        if count > len(self._room[0]):
+            self._room = [np.empty((count, size), self.dtype) for size in (*self.sizes[:-1], 0)]
+        outputs = np.empty((count, self.sizes[-1]), self.dtype)
+        slopes = []
+        for start in range(0, count, BLOCK):
+            rows = slice(start, min(start + BLOCK, count))
+            slopes.append(self._forward(inputs[rows], [room[rows] for room in self._room[:-1]], outputs[rows]))
+        self.evaluations += 1
+        return Evaluation(self, inputs, outputs, slopes)
+
+    def _forward(self, hidden: Array, room: list[Array], outputs: Array) -> list[Slope]:
+        """Fills hidden layers and outputs of a block of rows, and returns the slopes of the hidden layers."""
+        slopes = []
+        for index, output in enumerate((*room, outputs)):
+            np.dot(hidden, self._transposed[index], out=output)
+            output += self._biases[index]
+            if index < len(room):
+                slopes.append(self._slope(output))
+            hidden = output
+        return slopes
+
+    def backward(self, inputs: Array, rows: slice, slopes: list[Slope], delta: Array, into: Array) -> None:
+        """Writes the gradient that a block of rows of the last evaluation contributes into `into` `[P]`."""
+        end = len(into)
+        for index in range(len(self._weights) - 1, -1, -1):
+            weight = self._weights[index]
+            begin = end - len(weight)
+            np.add.reduce(delta, axis=0, out=into[begin:end])
+            end = begin - weight.size
+            before = self._room[index - 1][rows] if index else inputs[rows]
+            np.dot(delta.T, before, out=into[end:begin].reshape(weight.shape))
+            if index:
+                delta = np.dot(delta, weight)
+                delta *= slopes[index - 1]()
 
 
 @final
 class Evaluation:
     """The `outputs` `[M, K]` of a perceptron on one batch, and the gradients of whatever is made of them."""
 
-    def __init__(
-        self, *, outputs: Array, weights: list[Array], inputs: list[Array], slopes: list[Callable[[], Array]]
-    ) -> None:
-        self.outputs = outputs
-        self._weights, self._inputs, self._slopes = weights, inputs, slopes
+    def __init__(self, perceptron: Perceptron, inputs: Array, outputs: Array, slopes: list[list[Slope]]) -> None:
+        self._perceptron, self._inputs, self.outputs, self._slopes = perceptron, inputs, outputs, slopes
+        self._number = perceptron.evaluations
 
     def gradient(self, outputs: Array, into: Array) -> None:
         """Writes the gradient in the parameters, layer by layer each weight and then its bias, into `into`.
 
         Shapes: outputs `[M, K]`, the gradient of a scalar in the outputs; into `[P]`.
+        Raises: RuntimeError once the perceptron was evaluated anew.
         """
-        delta, end = outputs, len(into)
-        for index in range(len(self._weights) - 1, -1, -1):
-            weight, before = self._weights[index], self._inputs[index]
-            begin = end - len(weight)
-            np.add.reduce(delta, axis=0, out=into[begin:end])
-            end = begin - weight.size
-            np.dot(delta.T, before, out=into[end:begin].reshape(weight.shape))
-            if index:
-                delta = np.dot(delta, weight)
-                delta *= self._slopes[index - 1]()
+        if self._number != self._perceptron.evaluations:
+            raise RuntimeError("gradient: of an evaluation that another one followed, expected the last one")
+        into.fill(0.0)
+        share = into if len(self._slopes) == 1 else np.empty_like(into)
+        for number, slopes in enumerate(self._slopes):
+            rows = slice(number * BLOCK, min((number + 1) * BLOCK, len(outputs)))
+            self._perceptron.backward(self._inputs, rows, slopes, outputs[rows], share)
+            if share is not into:
+                into += share
 
 
 def _view(tensor: Tensor) -> Array:
@@ -112,7 +155,7 @@ def _tanh(x: Array) -> None:
     np.tanh(x, out=x)
 
 
-def _tanh_slope(x: Array) -> Callable[[], Array]:
+def _tanh_slope(x: Array) -> Slope:
     np.tanh(x, out=x)
     return lambda: 1 - x * x
 
@@ -121,7 +164,7 @@ def _relu(x: Array) -> None:
     np.maximum(x, 0, out=x)
 
 
-def _relu_slope(x: Array) -> Callable[[], Array]:
+def _relu_slope(x: Array) -> Slope:
     np.maximum(x, 0, out=x)
     return lambda: x > 0
 
@@ -136,14 +179,14 @@ def _silu(x: Array) -> None:
     x *= _sigmoid(x)
 
 
-def _silu_slope(x: Array) -> Callable[[], Array]:
+def _silu_slope(x: Array) -> Slope:
     share = _sigmoid(x)
     x *= share
     # x σ(x) has the slope σ + x σ (1 − σ), in which x σ is the output.
     return lambda: share + x * (1 - share)
 
 
-_ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array], None], Callable[[Array], Callable[[], Array]]]] = {
+_ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array], None], Callable[[Array], Slope]]] = {
     Tanh: (_tanh, _tanh_slope),
     nn.ReLU: (_relu, _relu_slope),
     nn.SiLU: (_silu, _silu_slope),

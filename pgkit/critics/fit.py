@@ -70,8 +70,8 @@ class LeastSquares:
             if self._perceptron is None:
                 result: Tensor = self.network(inputs)
                 return result
-            found = self._perceptron.evaluate(inputs.reshape(-1, inputs.shape[-1]).numpy())
-            return torch.from_numpy(found.outputs).reshape(*inputs.shape[:-1], -1)
+            found = self._perceptron.outputs(inputs.reshape(-1, inputs.shape[-1]).numpy())
+            return torch.from_numpy(found).reshape(*inputs.shape[:-1], -1)
 
     def step(self, rows: Fitted, index: Tensor, chosen: Chosen) -> Tensor:
         """Takes one step on the rows `index` `[M]` and returns their loss before it, a scalar."""

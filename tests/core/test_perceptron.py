@@ -51,6 +51,33 @@ def test_outputs_and_gradients_are_those_of_autograd(activation: str, hidden: li
     np.testing.assert_allclose(perceptron.run(inputs.numpy(), buffers), outputs.detach().numpy(), atol=1e-12)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 30])
+def test_blocks_of_rows_are_the_rows(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgkit.core.perceptron.BLOCK", 8)
+    network, inputs = network_of("silu", [5, 4]), torch.randn(rows, 3)
+    perceptron = Perceptron.of(network)
+    assert perceptron is not None
+    outputs, pull = network(inputs), torch.randn(rows, 2)
+    np.testing.assert_allclose(perceptron.outputs(inputs.numpy()), outputs.detach().numpy(), atol=1e-12)
+    outputs.backward(pull)
+    expected = torch.cat([parameter.grad.reshape(-1) for parameter in network.parameters()])  # type: ignore[union-attr]
+    evaluation, found = perceptron.evaluate(inputs.numpy()), np.empty(perceptron.num_parameters)
+    np.testing.assert_allclose(evaluation.outputs, outputs.detach().numpy(), atol=1e-12)
+    evaluation.gradient(pull.numpy(), found)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-11)
+
+
+def test_only_the_last_evaluation_is_differentiated() -> None:
+    perceptron = Perceptron.of(network_of("tanh", [4]))
+    assert perceptron is not None
+    first, found = perceptron.evaluate(np.ones((5, 3))), np.empty(perceptron.num_parameters)
+    before = first.outputs.copy()
+    perceptron.evaluate(np.zeros((5, 3)))
+    np.testing.assert_array_equal(first.outputs, before)
+    with pytest.raises(RuntimeError, match="another one followed"):
+        first.gradient(np.ones((5, 2)), found)
+
+
 def test_it_follows_changes_in_place_and_moments_far_out_stay_finite() -> None:
     network = network_of("silu", [4])
     perceptron = Perceptron.of(network)

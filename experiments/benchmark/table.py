@@ -41,6 +41,8 @@ class Published:
 
 
 ZOO, CLEANRL, TIANSHOU = "Zoo", "CleanRL", "Tianshou"
+LAW_OF = {ZOO: "deterministic", CLEANRL: "stochastic", TIANSHOU: "deterministic"}
+"""Of what is published: CleanRL's are returns in training, the others those of a test."""
 PUBLISHED: dict[tuple[str, str], tuple[Published, ...]] = {
     ("CartPole-v1", "ppo"): (Published(ZOO, 500.0, 100_000),),
     ("Acrobot-v1", "ppo"): (Published(ZOO, -73.506, 1_000_000),),
@@ -111,7 +113,7 @@ def frames_of(wrappers: Sequence[Any]) -> int:
 
 def row(preset: str, env: str, agent: str, several: list[Summary]) -> str:
     """Returns the row of a preset on an environment."""
-    returns = [np.array([summary["eval"][law]["mean"] for summary in several]) for law in LAWS]
+    returns = {law: np.array([summary["eval"][law]["mean"] for summary in several]) for law in LAWS}
     steps = max(summary["frames"] for summary in several)
     seconds = np.median([summary["train_cpu_seconds"] for summary in several])
     goals = PUBLISHED[env, agent]
@@ -121,9 +123,9 @@ def row(preset: str, env: str, agent: str, several: list[Summary]) -> str:
         preset,
         f"{steps:,}",
         f"{len(several)}",
-        *(shown(each) for each in returns),
+        *(shown(each) for each in returns.values()),
         "<br>".join(f"{goal.source} {goal.value:,.1f} at {goal.steps:,}" for goal in goals),
-        "<br>".join(verdict(returns[0], goal) for goal in goals),
+        "<br>".join(verdict(returns[LAW_OF[goal.source]], goal) for goal in goals),
         f"{seconds:.1f}",
     ]
     return f"| {' | '.join(cells)} |"

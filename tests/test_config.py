@@ -41,6 +41,7 @@ COMPANIONS = {
     "returns=v_trace": ["critic=value"],
     **{f"returns={name}": ["critic=action_value"] for name in ("retrace", "tree_backup", "q_lambda")},
     "update=pois": ["baseline=zero"],
+    "update=enac": ["baseline=zero"],
     "weights=one_step": ["critic=value", "returns=v_trace", "baseline=value"],
     **{f"behavior={name}": ["weights=balance"] for name in ("temperature", "epsilon", "checkpoint", "active")},
 }
@@ -255,6 +256,7 @@ CONTRADICTORY = [
     ("train", "update=pois", ("baseline", "update=pois")),
     ("train", "update=pois baseline=zero collect=steps critic=value", ("collect", "update=pois")),
     ("train", "agent=vpg update=ppo_clip update.minibatches=2000", ("update.minibatches", "collect.steps=128")),
+    ("train", "agent=ppo policy=gru update.minibatch_of=steps", ("update.minibatch_of", "policy=gru")),
     ("train", "optimizer=sgd optimizer.nesterov=true", ("optimizer.momentum", "optimizer.nesterov")),
     ("train", "returns=total estimator.discount_states=true", ("estimator.discount_states", "returns=total")),
     ("train", "collect=steps critic=value weights=trajectory", ("collect", "weights=trajectory")),

@@ -142,7 +142,10 @@ class LSTMUnroll:
 
 
 def sigmoid(x: Array) -> None:
-    """Replaces x by 1 / (1 + exp(−x)), which is (1 + tanh(x/2)) / 2 and never overflows."""
+    """Returns nothing; makes 1 / (1 + exp(−x)) of x, as (1 + tanh(x/2)) / 2, which never overflows.
+
+    Source: Abramowitz and Stegun 1964, section 4.5.
+    """
     x *= 0.5
     np.tanh(x, out=x)
     x += 1

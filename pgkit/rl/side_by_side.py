@@ -32,7 +32,7 @@ class SideBySide(SyncVectorEnv):
                 self._env_obs[index] = obs
             else:
                 # Not an assignment, which would cut floats to integers without a word.
-                np.copyto(rows[index], obs)
+                np.copyto(rows[index : index + 1], obs)
             if info:
                 infos = self._add_info(infos, info, index)
         if rows is None:

@@ -152,7 +152,7 @@ def joined(parts: list[SavedTrajectories]) -> SavedTrajectories:
     return replace(first, trajectories=batch, source=", ".join(dict.fromkeys(part.source for part in parts)))
 
 
-_OPTIONAL = ("action_mask", "policy_state", "log_densities", "age")
+_OPTIONAL = ("action_mask", "policy_state", "log_densities", "age", "group")
 """Fields that a batch may lack, which joining leaves out."""
 _PER_COLUMN = ("behavior_id", "lane")
 

@@ -106,12 +106,18 @@ class ByHand:
     def read(self, rows: Rows, index: Array | slice) -> ReadRows:
         """Returns what the policy, as it is now, says of some of the rows."""
         evaluation = self._perceptron.evaluate(rows.features[index])
-        parameters = evaluation.outputs
+        return ReadRows(evaluation, self._read(evaluation.outputs, rows.actions[index]), self.num_parameters)
+
+    def log_prob(self, rows: Rows) -> Tensor:
+        """Returns log π(a|s) `[M]` of all the rows, which nobody will differentiate."""
+        return torch.from_numpy(self._read(self._perceptron.outputs(rows.features), rows.actions).log_prob)
+
+    def _read(self, outputs: Array, actions: Array) -> Reading:
         if self._log_std is not None:
-            scales = np.broadcast_to(self._log_std, (len(parameters), len(self._log_std)))
-            parameters = np.concatenate((parameters, scales), axis=-1)
-        reading: Reading = self._reading(parameters, rows.actions[index])
-        return ReadRows(evaluation, reading, self.num_parameters)
+            scales = np.broadcast_to(self._log_std, (len(outputs), len(self._log_std)))
+            outputs = np.concatenate((outputs, scales), axis=-1)
+        reading: Reading = self._reading(outputs, actions)
+        return reading
 
 
 @final

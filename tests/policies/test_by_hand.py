@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from pgkit.core.densities import log_prob_of_rows
 from pgkit.policies.by_hand import ReadRows
 from pgkit.policies.mlp import MLPPolicy
 from pgkit.rl.objective import PolicyObjective
@@ -102,6 +103,15 @@ def test_the_gradient_of_the_whole_is_that_of_autograd(
     assert (fast.value, fast.entropy) == pytest.approx((general.value, general.entropy), abs=1e-12)
     one = objective_of(policy, trajectories, entropy)()
     assert fast.value == pytest.approx(float(one.value.detach()), abs=1e-12)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_densities_of_rows_are_those_of_the_law(space: str) -> None:
+    policy = policy_of(SPACES[space])
+    trajectories = batch(policy)
+    found = log_prob_of_rows(policy, trajectories)
+    expected = policy.log_prob(trajectories.obs[:-1], trajectories.actions).detach()  # type: ignore[index]  # a tensor
+    torch.testing.assert_close(found, torch.where(trajectories.mask, expected, 0.0), atol=1e-12, rtol=0)
 
 
 def test_a_batch_in_which_no_row_counts_has_a_gradient_of_zeros() -> None:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from pgkit.behaviors.current import Current
 from pgkit.experience import Behaviors
+from pgkit.policies.by_hand import ByHand
 from pgkit.policies.mlp import MLPPolicy
 from pgkit.reuse.none import NoReuse
 from pgkit.reuse.window import Window
@@ -120,8 +121,8 @@ def test_densities_are_those_of_the_policies_as_they_acted() -> None:
 def test_policies_are_asked_about_new_pairs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(batches=3).go(3)
     asked: list[int] = []
-    original = MLPPolicy.log_prob
-    monkeypatch.setattr(MLPPolicy, "log_prob", lambda self, *rest: (asked.append(1), original(self, *rest))[1])
+    original = ByHand.log_prob
+    monkeypatch.setattr(ByHand, "log_prob", lambda self, *rest: (asked.append(1), original(self, *rest))[1])
     batch = batch_of(run.policy, LENGTHS[3], seed=3)
     asked.clear()
     run.window.extend(batch, run.behavior.acting())

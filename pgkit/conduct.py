@@ -196,8 +196,9 @@ class _Training(Job):
     def _saved(self) -> SavedPolicy:
         """Returns the policy as it is, with what is needed to build it again."""
         parts, node = self._parts, OmegaConf.to_container(self._config["policy"])
+        assert isinstance(node, dict)
         return SavedPolicy(
-            config=node if isinstance(node, dict) else {},  # type: ignore[arg-type]  # keys are strings
+            config={str(key): value for key, value in node.items()},
             observation_space=parts.lanes.observation_space,
             action_space=parts.lanes.action_space,
             tensors=parts.policy.state_dict(),

@@ -33,7 +33,7 @@ class GRUUnroll:
     def __init__(self, gates: Array, starts: Array | None, state: Array, weight: Array, bias: Array) -> None:
         num_steps, num_columns, width = gates.shape
         size = width // 3
-        self._starts, self._weight, self._resets = starts, weight, _resets(starts, num_steps)
+        self._weight, self._begun = weight, _begun(starts, num_steps)
         # Every array of a pass lies in one block: row t of each is written once.
         self._before = np.empty((num_steps, num_columns, size), gates.dtype)
         self._own = np.empty_like(gates)
@@ -43,8 +43,8 @@ class GRUUnroll:
         for t in range(num_steps):
             before, own, inner, output = self._before[t], self._own[t], self._inner[t], self.outputs[t]
             before[...] = state
-            if self._resets[t]:
-                before[starts[t]] = 0.0  # type: ignore[index]  # there are starts where there are resets
+            if (begun := self._begun[t]) is not None:
+                before[begun] = 0.0
             np.dot(before, into, out=own)
             own += bias
             outer = own[:, : 2 * size]
@@ -77,8 +77,8 @@ class GRUUnroll:
             np.multiply(inner[t], reset[t], out=own[t, :, 2 * size :])
             slope *= keep[t]
             slope += np.dot(own[t], self._weight)
-            if self._resets[t]:
-                slope[self._starts[t]] = 0.0  # type: ignore[index]  # as above
+            if (begun := self._begun[t]) is not None:
+                slope[begun] = 0.0
         gates = own.copy()
         gates[..., 2 * size :] = inner
         return gates, slope, *_products(own, self._before)
@@ -91,7 +91,7 @@ class LSTMUnroll:
     def __init__(self, gates: Array, starts: Array | None, state: Array, weight: Array, bias: Array) -> None:
         num_steps, num_columns, width = gates.shape
         size = width // 4
-        self._starts, self._weight, self._resets = starts, weight, _resets(starts, num_steps)
+        self._weight, self._begun = weight, _begun(starts, num_steps)
         self._before = np.empty((num_steps, num_columns, 2 * size), gates.dtype)
         self._own = np.empty_like(gates)
         self._squashed = np.empty((num_steps, num_columns, size), gates.dtype)
@@ -101,8 +101,8 @@ class LSTMUnroll:
         for t in range(num_steps):
             before, own, squashed, output = self._before[t], self._own[t], self._squashed[t], self.outputs[t]
             before[...] = state
-            if self._resets[t]:
-                before[starts[t]] = 0.0  # type: ignore[index]  # there are starts where there are resets
+            if (begun := self._begun[t]) is not None:
+                before[begun] = 0.0
             np.dot(before[:, :size], into, out=own)
             own += bias
             own += gates[t]
@@ -136,8 +136,8 @@ class LSTMUnroll:
             np.multiply(slope, to_last[t], out=own[t, :, 3 * size :])
             cell *= keep[t]
             slope = np.dot(own[t], self._weight)
-            if self._resets[t]:
-                slope[self._starts[t]] = cell[self._starts[t]] = 0.0  # type: ignore[index]  # as above
+            if (begun := self._begun[t]) is not None:
+                slope[begun] = cell[begun] = 0.0
         return own, np.concatenate((slope, cell), axis=-1), *_products(own, self._before[..., :size])
 
 
@@ -152,9 +152,11 @@ def sigmoid(x: Array) -> None:
     x *= 0.5
 
 
-def _resets(starts: Array | None, num_steps: int) -> list[bool]:
-    """Returns before which rows some column begins."""
-    return [False] * num_steps if starts is None else np.atleast_1d(starts.any(axis=1)).tolist()
+def _begun(starts: Array | None, num_steps: int) -> list[Array | None]:
+    """Returns which columns begin before each row, None where none does."""
+    if starts is None:
+        return [None] * num_steps
+    return [row if row.any() else None for row in starts]
 
 
 def _products(own: Array, before: Array) -> tuple[Array, Array]:

@@ -95,7 +95,13 @@ class Question:
     def states(self) -> Tensor:
         """Observations of a tabular data set, counted from 0, `[T, N]`."""
         assert isinstance(self.saved.trajectories.obs, Tensor)
-        return self.saved.trajectories.obs[:-1] - int(self.saved.observation_space.start)  # type: ignore[attr-defined]  # Discrete
+        return self.saved.trajectories.obs[:-1] - int(self.space.start)
+
+    @property
+    def space(self) -> spaces.Discrete:
+        """The observations of a tabular data set."""
+        assert isinstance(self.saved.observation_space, spaces.Discrete)
+        return self.saved.observation_space
 
     @property
     def num_episodes(self) -> int:
@@ -212,7 +218,7 @@ def _marginal(line: Estimate, question: Question) -> Estimate:
             batch.rewards,
             batch.mask,
             counts,
-            num_states=int(question.saved.observation_space.n),  # type: ignore[attr-defined]  # Discrete
+            num_states=int(question.space.n),
             gamma=question.gamma,
         )
 

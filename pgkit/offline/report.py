@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -11,6 +12,9 @@ from pgkit.core.off_policy_value import MissingMass
 from pgkit.offline.advice import doubts, verdict
 from pgkit.offline.bounds import Bound
 from pgkit.offline.estimates import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _TRUSTED, _DOUBTED, _BOUND, _LOGGED = "#1f6f8b", "#b9b9b9", "#8a6d1d", "#c0392b"
 Span = tuple[float, float]
@@ -94,18 +98,18 @@ def _window(lines: Sequence[Estimate], bounds: Sequence[Bound], trusted: Sequenc
     return min(seen) - margin, max(seen) + margin
 
 
-def _draw(axes: object, place: int, low: float | None, high: float | None, colour: str, window: Span) -> None:
+def _draw(axes: Axes, place: int, low: float | None, high: float | None, colour: str, window: Span) -> None:
     """Draws an interval; an arrow where it goes on beyond the axis."""
     if low is None or high is None:
         return
     left, right = max(low, window[0]), min(high, window[1])
-    axes.plot([left, right], [place, place], color=colour, linewidth=3, solid_capstyle="butt", zorder=2)  # type: ignore[attr-defined]  # matplotlib's Axes
+    axes.plot([left, right], [place, place], color=colour, linewidth=3, solid_capstyle="butt", zorder=2)
     for end, inside, marker in ((low, left, "<"), (high, right, ">")):
         if end != inside:
-            axes.plot([inside], [place], marker, color=colour, markersize=9, clip_on=False, zorder=3)  # type: ignore[attr-defined]  # likewise
+            axes.plot([inside], [place], marker, color=colour, markersize=9, clip_on=False, zorder=3)
 
 
-def _legend(axes: object, with_bounds: bool, with_doubts: bool) -> None:
+def _legend(axes: Axes, with_bounds: bool, with_doubts: bool) -> None:
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], color=_TRUSTED, marker="o", linewidth=3, label="bootstrap interval")]
@@ -114,7 +118,7 @@ def _legend(axes: object, with_bounds: bool, with_doubts: bool) -> None:
     if with_bounds:
         marks.append(Line2D([], [], color=_BOUND, linewidth=3, label="bound by concentration"))
     marks.append(Line2D([], [], color=_LOGGED, linestyle="--", label="mean return of the data"))
-    axes.figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8, frameon=False)  # type: ignore[attr-defined]  # likewise
+    axes.figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8, frameon=False)
 
 
 def _number(value: float | None) -> str:

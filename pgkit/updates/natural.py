@@ -35,9 +35,9 @@ class NaturalStep:
     Source: Kakade 2001 (NeurIPS); Martens 2020, arXiv:1412.1193; Wu et al. 2017, arXiv:1708.05144, for K-FAC.
     """
 
-    tags = (
+    tags: tuple[str, ...] = (
         "gradient/norm", "update/surrogate", "policy/entropy", "update/damping", "update/curvature",
-        "update/cg_residual", "update/step_norm", "update/natural_cosine", "update/kl",
+        "update/step_norm", "update/natural_cosine", "update/kl",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class NaturalStep:
         self.solve, self.max_kl, self.damping, self.damping_floor = solve, max_kl, damping, damping_floor
         self.max_rows, self.iterations = max_rows, iterations
         self.entropy_coefficient, self.schedule = entropy_coefficient, schedule
+        if solve == "conjugate_gradient":
+            self.tags = (*self.tags, "update/cg_residual")
         self._climber = Climber(optimizer, max_grad_norm=None, schedule="constant")
 
     def step(self, objective: Objective, *, progress: float) -> Metrics:
@@ -79,7 +81,9 @@ class NaturalStep:
         before = objective.laws()
         geometry = _Geometry(objective, index, self)
         metrics["update/damping"] = geometry.damping
-        direction, metrics["update/cg_residual"] = geometry.solved(gradient.double())
+        direction, residual = geometry.solved(gradient.double())
+        if residual is not None:
+            metrics["update/cg_residual"] = residual
         curvature = float(direction @ geometry.product(direction))
         metrics["update/curvature"] = curvature
         length = (

@@ -93,7 +93,7 @@ def test_the_direction_is_that_of_a_dense_solve(solve: Any) -> None:
     assert metrics["update/damping"] == pytest.approx(damping, abs=1e-12)
     assert torch.allclose(step / step.norm(), expected / expected.norm(), atol=1e-8)
     assert metrics["update/curvature"] == pytest.approx(float(expected @ fisher @ expected), rel=1e-6)
-    assert (metrics["update/cg_residual"] is None) == (solve == "samples")
+    assert ("update/cg_residual" in metrics) == (solve != "samples")
 
 
 @pytest.mark.parametrize("solve", ["samples", "conjugate_gradient", "diagonal", "kronecker"])

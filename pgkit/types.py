@@ -104,6 +104,8 @@ class Trajectories:
         log_densities: optional `[K, T, N]`, log μ_k(a|s) of every policy that acted in this batch, numbered as in
             behavior_id; None where one policy acted, or where the others cannot be asked any more.
         group: optional `[N]`, numbers from 0; columns that share one began in the same state.
+        target_log_prob: optional `[T, N]`, log π(a|s) of the policy that learns as it was when the batch was handed to
+            it; None where nobody asked yet.
         age: optional `[N]`, updates since a column was collected; None where all are new.
         action_mask: optional `[T, N, K]`, which choices the law allowed, None where nothing is masked.
         policy_state: optional `[N, S]`, the state before row 0 of a policy with a memory, 0 where an episode begins.
@@ -123,6 +125,7 @@ class Trajectories:
     action_mask: Tensor | None = None
     policy_state: Tensor | None = None
     log_densities: Tensor | None = None
+    target_log_prob: Tensor | None = None
     age: Tensor | None = None
     group: Tensor | None = None
 
@@ -185,6 +188,7 @@ class Trajectories:
             action_mask=None if self.action_mask is None else self.action_mask[:, index],
             policy_state=None if self.policy_state is None else self.policy_state[index],
             log_densities=None if self.log_densities is None else self.log_densities[:, :, index],
+            target_log_prob=None if self.target_log_prob is None else self.target_log_prob[:, index],
             age=None if self.age is None else self.age[index],
             group=None if self.group is None else self.group[index],
         )

@@ -24,6 +24,15 @@ class Density(Protocol):
         """Returns log π(a|s) `[...]`."""
 
 
+def target_log_prob(policy: Density, trajectories: Trajectories) -> Tensor:
+    """Returns log π(a|s) of every row, `[T, N]`, detached, of the policy that learns, before its next update.
+
+    Whoever joined the batch may have asked already.
+    """
+    known = trajectories.target_log_prob
+    return log_prob_of_rows(policy, trajectories) if known is None else known
+
+
 def log_prob_of_rows(law: Density, trajectories: Trajectories) -> Tensor:
     """Returns log π(a|s) of every row in one pass, `[T, N]`, detached, 0 outside the mask."""
     if is_recurrent(law):

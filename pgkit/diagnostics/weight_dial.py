@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pgkit.core.densities import log_prob_of_rows
+from pgkit.core.densities import target_log_prob
 from pgkit.core.strata import Sums, numbered, share_of_each
 from pgkit.core.trajectory_weights import action_log_ratio
 from pgkit.diagnostics.gradients import Unanswered, affordable, chunks_of, obstacle
@@ -131,7 +131,7 @@ def _newest(snapshot: Snapshot) -> Tensor:
     """Returns the log of n times what every column counts in the newest batch's unbiased estimate, `[N]`, double."""
     newest = (_age(snapshot) == 0).nonzero().squeeze(-1)
     batch = snapshot.trajectories.columns(newest)
-    ratio = action_log_ratio(log_prob_of_rows(snapshot.before, batch), batch.behavior_log_prob, batch.mask)
+    ratio = action_log_ratio(target_log_prob(snapshot.before, batch), batch.behavior_log_prob, batch.mask)
     return _spread_out(unbiased_log_weight(ratio, batch), newest, snapshot.trajectories.num_columns)
 
 

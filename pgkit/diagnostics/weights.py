@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pgkit.core.densities import log_prob_of_rows
+from pgkit.core.densities import target_log_prob
 from pgkit.core.trajectory_weights import (
     LIMIT,
     action_log_ratio,
@@ -66,7 +66,7 @@ class WeightHealth:
                 "the data are the policy's own, each weight is 1; weights=balance, say, with reuse=window has others"
             )
             return metrics | self._unanswered(self.tags, reason)
-        ratio = action_log_ratio(log_prob_of_rows(snapshot.before, batch), batch.behavior_log_prob, mask)
+        ratio = action_log_ratio(target_log_prob(snapshot.before, batch), batch.behavior_log_prob, mask)
         plain = cumulated(ratio, per_decision=True) if self.kind != "step" and self.whole_episodes else ratio
         for group, weights in self._groups(plain, batch, mask).items():
             metrics |= _named(group, weights)

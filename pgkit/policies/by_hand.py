@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -22,7 +23,9 @@ class Reading(Protocol):
     """What a law says of M actions at parameters `[M, K]`: `log_prob` and `entropy` `[M]`, and their derivatives."""
 
     log_prob: Array
-    entropy: Array
+
+    @property
+    def entropy(self) -> Array: ...
 
     def gradient(self, weight: Array, entropy_weight: float) -> Array:
         """Returns ∂(Σ_i weight_i log π_i + entropy_weight Σ_i H_i) / ∂ parameters, `[M, K]`."""
@@ -34,13 +37,21 @@ class CategoricalReading:
 
     def __init__(self, logits: Array, actions: Array) -> None:
         self._log_probabilities = logits - logits.max(axis=-1, keepdims=True)
-        self._probabilities = np.exp(self._log_probabilities)
-        total = self._probabilities.sum(axis=-1, keepdims=True)
-        self._log_probabilities -= np.log(total)
-        self._probabilities /= total
+        self._exponentials = np.exp(self._log_probabilities)
+        self._total = self._exponentials.sum(axis=-1, keepdims=True)
+        self._log_probabilities -= np.log(self._total)
         self._taken = np.arange(len(logits)), actions
         self.log_prob: Array = self._log_probabilities[self._taken]
-        self.entropy: Array = -np.einsum("mk,mk->m", self._probabilities, self._log_probabilities)
+
+    @cached_property
+    def _probabilities(self) -> Array:
+        result: Array = np.divide(self._exponentials, self._total, out=self._exponentials)
+        return result
+
+    @cached_property
+    def entropy(self) -> Array:
+        result: Array = -np.einsum("mk,mk->m", self._probabilities, self._log_probabilities)
+        return result
 
     def gradient(self, weight: Array, entropy_weight: float) -> Array:
         result: Array = self._probabilities * -weight[:, None]

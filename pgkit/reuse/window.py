@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, final
 
 import torch
@@ -65,26 +65,31 @@ class Window:
 
     def extend(self, trajectories: Trajectories, behaviors: Behaviors) -> Trajectories:
         """Returns the new batch and the old ones beside it, the newest first."""
-        new = self._entry(trajectories, behaviors)
         if self._kept and self.min_ess > 0:
             self._drop()
-        self._kept = self._kept[: self.batches - 1]
+        gone, self._kept = self._kept[self.batches - 1 :], self._kept[: self.batches - 1]
+        new = self._entry(trajectories, behaviors, room=gone[0].policies if gone else None)
         for old in self._kept:
             old.age += 1
             if self.keep == "parameters":
                 new.said.update(zip(old.own, log_densities(old.policies, new.trajectories), strict=True))
-                old.said.update(zip(new.own, log_densities(new.policies, old.trajectories), strict=True))
+                old.said.update(zip(new.own, log_densities(behaviors.policies, old.trajectories), strict=True))
         self._kept = [new, *self._kept]
         known = {number for entry in self._kept for number in entry.own}
         for entry in self._kept:
             entry.said = {number: said for number, said in entry.said.items() if number in known}
-        return joined(
+        whole = joined(
             [entry.trajectories for entry in self._kept],
             said=[entry.said for entry in self._kept],
             own=[entry.own for entry in self._kept],
             ages=[entry.age for entry in self._kept],
             complete=self.keep == "parameters",
         )
+        # Where the policy that learns acts as well, all its log-probabilities are known by now.
+        learner = next((place for place, each in enumerate(behaviors.policies) if each is self._policy), None)
+        if learner is None or whole.log_densities is None:
+            return whole
+        return replace(whole, target_log_prob=whole.log_densities[learner])
 
     def metrics(self) -> Metrics:
         """Returns the batches and columns of the last estimate, and the batches dropped since the last report."""
@@ -126,13 +131,14 @@ class Window:
                 )
             )
 
-    def _entry(self, trajectories: Trajectories, behaviors: Behaviors) -> _Kept:
+    def _entry(self, trajectories: Trajectories, behaviors: Behaviors, *, room: Sequence[Acting] | None) -> _Kept:
+        """Returns the new batch with copies of its policies, written over those of a batch that left (`room`)."""
         own = range(self._next, self._next + len(behaviors.policies))
         self._next = own.stop
         several = len(own) > 1
         said = log_densities(behaviors.policies, trajectories) if several else trajectories.behavior_log_prob[None]
         labelled = trajectories.labelled(behaviors.lanes.to(trajectories.lane.device)[trajectories.lane])
-        kept = copy.deepcopy(behaviors.policies) if self.keep == "parameters" else ()
+        kept = _copies(behaviors.policies, room) if self.keep == "parameters" else ()
         return _Kept(trajectories=labelled, policies=kept, own=own, said=dict(zip(own, said, strict=True)))
 
     def _drop(self) -> None:
@@ -149,3 +155,12 @@ class Window:
         if not torch.isfinite(ratio).any():
             return 0.0
         return effective_sample_size(ratio) / len(ratio)
+
+
+def _copies(policies: Sequence[Acting], room: Sequence[Acting] | None) -> Sequence[Acting]:
+    """Returns copies of the policies: modules made anew the first time, and later those in `room` overwritten."""
+    if room is None:
+        return copy.deepcopy(policies)
+    for copied, policy in zip(room, policies, strict=True):
+        copied.load_state_dict(policy.state_dict())  # type: ignore[attr-defined]  # modules
+    return room

@@ -155,10 +155,12 @@ def joined(parts: list[SavedTrajectories]) -> SavedTrajectories:
 _OPTIONAL = ("action_mask", "policy_state", "log_densities", "age", "group")
 """Fields that a batch may lack, which joining leaves out."""
 _PER_COLUMN = ("behavior_id", "lane")
+_NEVER = ("whole_episodes", "target_log_prob")
+"""Fields that are no tensor, or true of one moment of a run."""
 
 
 def _tensor_names() -> list[str]:
-    return [field.name for field in fields(Trajectories) if field.name != "whole_episodes"]
+    return [field.name for field in fields(Trajectories) if field.name not in _NEVER]
 
 
 def _named(trajectories: Trajectories) -> dict[str, Tensor]:

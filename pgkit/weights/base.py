@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from pgkit.core import importance, trajectory_weights
-from pgkit.core.densities import log_prob_of_rows
+from pgkit.core.densities import target_log_prob
 from pgkit.errors import UsageError
 from pgkit.protocols import Policy
 from pgkit.types import Trajectories, WeightKind
@@ -46,7 +46,7 @@ class EpisodeWeights(ABC):
         if not trajectories.whole_episodes:
             raise UsageError("weights: of whole episodes on slabs of steps, expected collect=episodes")
         trajectory_weights.refuse_impossible(trajectories.behavior_log_prob, trajectories.mask)
-        result = self._raw(log_prob_of_rows(policy, trajectories), trajectories)
+        result = self._raw(target_log_prob(policy, trajectories), trajectories)
         if self.power_mean is not None:
             result = importance.power_mean(result, mixing=self.power_mean)
         if self.truncate is not None:

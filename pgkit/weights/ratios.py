@@ -7,7 +7,7 @@ from typing import Annotated, final
 from torch import Tensor
 
 from pgkit.core import importance, trajectory_weights
-from pgkit.core.densities import log_prob_of_rows
+from pgkit.core.densities import target_log_prob
 from pgkit.options import Positive, Range
 from pgkit.protocols import Policy
 from pgkit.types import Trajectories, WeightKind
@@ -78,7 +78,7 @@ class OneStep:
         """
         own, mask = trajectories.behavior_log_prob, trajectories.mask
         trajectory_weights.refuse_impossible(own, mask)
-        ratio = trajectory_weights.action_log_ratio(log_prob_of_rows(policy, trajectories), own, mask)
+        ratio = trajectory_weights.action_log_ratio(target_log_prob(policy, trajectories), own, mask)
         if self.truncate is not None:
             ratio = importance.truncated(ratio, self.truncate)
         return trajectory_weights.clamped(ratio).to(own.dtype)

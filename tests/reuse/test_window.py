@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 from gymnasium import spaces
 
+from pgkit.behaviors.changed import Temperature
 from pgkit.behaviors.current import Current
 from pgkit.experience import Behaviors
 from pgkit.policies.by_hand import ByHand
@@ -17,6 +18,7 @@ from pgkit.policies.mlp import MLPPolicy
 from pgkit.reuse.none import NoReuse
 from pgkit.reuse.window import Window
 from pgkit.types import Trajectories
+from pgkit.weights.mixtures import Balance
 
 pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("float64")]
 
@@ -130,6 +132,34 @@ def test_policies_are_asked_about_new_pairs_alone(monkeypatch: pytest.MonkeyPatc
     assert len(asked) == 2 * 2
 
 
+def test_what_the_policy_that_learns_says_is_known_where_it_acted(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(batches=3).go(2)
+    batch = batch_of(run.policy, LENGTHS[2], seed=2)
+    joined = run.window.extend(batch, run.behavior.acting())
+    with torch.no_grad():
+        said = run.policy.log_prob(joined.obs[:-1], joined.actions)
+    assert joined.target_log_prob is not None
+    assert torch.allclose(joined.target_log_prob[joined.mask], said[joined.mask], atol=1e-12)
+    asked: list[int] = []
+    original = ByHand.log_prob
+    monkeypatch.setattr(ByHand, "log_prob", lambda self, *rest: (asked.append(1), original(self, *rest))[1])
+    weighed = Balance().log_weight(run.policy, joined)
+    assert not asked
+    unknown = Balance().log_weight(run.policy, replace(joined, target_log_prob=None))
+    assert asked and torch.allclose(weighed, unknown, atol=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [None, 2])
+def test_the_policy_that_learns_is_asked_where_another_acted(lanes: int | None) -> None:
+    policy = policy_of()
+    behavior = Temperature(policy=policy, num_lanes=4, lanes=lanes, temperature=2.0)
+    window = Window(policy=policy, behavior=behavior, batches=3)
+    for number in range(3):
+        joined = window.extend(batch_of(policy, LENGTHS[number], seed=number), behavior.acting())
+        moved(policy, batch_of(policy, LENGTHS[number], seed=number))
+    assert (joined.target_log_prob is None) == (lanes is None)
+
+
 def test_log_probabilities_alone_leave_no_mixture_and_keep_no_policy() -> None:
     run = Run(batches=3, keep="log_probabilities").go(4)
     assert run.joined[-1].log_densities is None
@@ -158,10 +188,11 @@ def test_batches_of_the_policy_as_it_is_are_kept() -> None:
 
 
 def test_a_window_goes_on_where_its_state_was_taken() -> None:
-    one, other = Run(batches=3).go(3), Run(batches=3)
-    other.window.load_state_dict(copy.deepcopy(one.window.state_dict()))
-    batch = batch_of(one.policy, LENGTHS[3], seed=3)
-    going, resumed = (run.window.extend(batch, one.behavior.acting()) for run in (one, other))
+    run = Run(batches=3).go(3)
+    other = Window(policy=run.policy, behavior=run.behavior, batches=3)
+    other.load_state_dict(copy.deepcopy(run.window.state_dict()))
+    batch = batch_of(run.policy, LENGTHS[3], seed=3)
+    going, resumed = (window.extend(batch, run.behavior.acting()) for window in (run.window, other))
     for field in fields(Trajectories):
         mine, its = getattr(going, field.name), getattr(resumed, field.name)
         assert torch.equal(mine, its) if isinstance(mine, torch.Tensor) else mine == its, field.name

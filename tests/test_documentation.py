@@ -27,28 +27,7 @@ DOCUMENTS = (
     "docs/off_policy.md",
     "docs/off_policy_evaluation.md",
     "experiments/off_policy_evaluation/README.md",
-    *(
-        f"docs/agents/{name}.md"
-        for name in (
-            "README",
-            "a2c",
-            "natural",
-            "trpo",
-            "ppo",
-            "ppo_kl",
-            "rloo",
-            "grpo",
-            "enac",
-            "awr",
-            "reps",
-            "pois",
-            "vtrace",
-            "rt_pg",
-            "off_policy_reinforce",
-            "variance_reduced",
-            "svg",
-        )
-    ),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "agents").glob("*.md")),
     "experiments/README.md",
     "experiments/benchmark/README.md",
 )

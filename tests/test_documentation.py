@@ -18,6 +18,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/metrics.md",
+    "docs/variance_reduced.md",
     "docs/dashboard.md",
     "docs/environments.md",
     "docs/policies.md",

@@ -139,12 +139,17 @@ def refuse_without_memory(parts: Parts, *, whole_episodes: bool) -> None:
     if is_recurrent(parts.policy):
         name = f"policy {_name(parts.policy)}, which has a memory"
         if isinstance(parts.critic, ActionCritic):
-            raise UsageError(f"critic: {_name(parts.critic)} with {name}, expected critic=value or none")
+            raise UsageError(f"critic: {_name(parts.critic)} with {name}, expected recurrent_value, value or none")
         if getattr(parts.estimator, "needs_simulator", False):
             raise UsageError(f"estimator: {_name(parts.estimator)} with {name}, expected score_function")
         for key, diagnostic in parts.diagnostics.items():
             if getattr(diagnostic, "continuations", 0):
                 raise UsageError(f"diagnostics.{key}.continuations: with {name}, expected 0")
+    if is_recurrent(parts.critic) and parts.reuse.batches > 1 and not whole_episodes:
+        raise UsageError(
+            f"critic: {_name(parts.critic)}, which has a memory, with slabs of the past in reuse {_name(parts.reuse)}, "
+            "expected critic=value, or collect=episodes, which begin with an empty memory"
+        )
     others = not parts.behavior.on_policy or parts.reuse.batches > 1
     if others and not whole_episodes and any(map(is_recurrent, (parts.policy, *parts.behavior.acting().policies))):
         group = "reuse" if parts.behavior.on_policy else "behavior"

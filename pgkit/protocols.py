@@ -50,7 +50,11 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Critic(Protocol):
-    """Estimates the value of observations; knows nothing of the baseline that reads it."""
+    """Estimates the value of observations; knows nothing of the baseline that reads it.
+
+    One with a memory says `recurrent = True`: it values columns `[T+1, N, …]`, with `starts` `[T, N]` behind them where
+    they are a slab, which goes on where the one before that it learnt from has ended.
+    """
 
     tags: Sequence[str]
 

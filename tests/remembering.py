@@ -13,6 +13,7 @@ from pgkit.rl.collect import EpisodesCollector, StepsCollector
 from pgkit.rl.lanes import Lanes
 from pgkit.types import Trajectories
 
+Collect = Literal["steps", "episodes"]
 KINDS: dict[str, type[RecurrentPolicy]] = {"gru": GRUPolicy, "lstm": LSTMPolicy}
 SEEN, ACTIONS = spaces.Box(-9, 9, (4,)), spaces.Discrete(2)
 
@@ -37,7 +38,7 @@ def collected(
     actor: Any,
     law: Any,
     *,
-    collect: Literal["steps", "episodes"],
+    collect: Collect,
     batches: int = 1,
     num_lanes: int = 3,
     steps: int = 40,

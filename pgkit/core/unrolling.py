@@ -13,9 +13,9 @@ Memory = tuple[Observations, Tensor | None, Tensor | None]
 """Observations `[T, n, …]`, starts `[T, n]`, state at row 0 `[n, S]`; None where every column is one whole episode."""
 
 
-def is_recurrent(policy: object) -> bool:
-    """Returns whether a policy reads columns `(obs [T, N, …], starts, state)`, and no rows by themselves."""
-    return bool(getattr(policy, "recurrent", False))
+def is_recurrent(part: object) -> bool:
+    """Returns whether a policy or critic has a memory: it reads columns `[T, N, …]`, and no rows by themselves."""
+    return bool(getattr(part, "recurrent", False))
 
 
 def columns_read(trajectories: Trajectories, columns: Tensor | slice, *, num_steps: int | None = None) -> Memory:
@@ -30,6 +30,13 @@ def columns_read(trajectories: Trajectories, columns: Tensor | slice, *, num_ste
         return obs, None, None
     state = trajectories.policy_state
     return obs, trajectories.starts[:last, columns], None if state is None else state[columns]
+
+
+def values_of(critic: Any, trajectories: Trajectories) -> Tensor | None:
+    """Returns a critic's values `[T+1, N]` of a batch, detached; one with a memory hears where episodes begin."""
+    begins = (trajectories.starts,) if is_recurrent(critic) and not trajectories.whole_episodes else ()
+    values: Tensor | None = critic.values(trajectories.obs, *begins)
+    return values
 
 
 def law_parameters(policy: Any, trajectories: Trajectories, rows: Rows) -> Tensor:

@@ -55,8 +55,6 @@ class NetworkPolicy(nn.Module, ABC):
         if state_dependent_std and not self.law.num_scales:
             raise UsageError(f"policy.state_dependent_std: true for {type(self.law).__name__}, expected false")
         if conditional := _conditional(observation_space, action_space, action_mask):
-            if self.recurrent:
-                raise UsageError(f"policy.action_mask: the table {action_mask} with a memory, expected policy=mlp")
             self.law = conditional
         self.mask = self._mask(observation_space, action_mask)
         self.law.masks = self.mask is not None

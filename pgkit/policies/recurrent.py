@@ -11,12 +11,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from pgkit.core.encoder import Encoder
-from pgkit.core.networks import multilayer_perceptron
+from pgkit.core.convolutions import Channels, Convolutions
 from pgkit.core.recurrence import GRU, LSTM, Recurrence
+from pgkit.core.recurrent_network import RecurrentNetwork
 from pgkit.options import Count
 from pgkit.policies.actor import numpy_actor, torch_actor
 from pgkit.policies.base import NetworkPolicy
+from pgkit.policies.conditional import ConditionalCategorical
 from pgkit.policies.law import MASKED, Array
 from pgkit.policies.laws import LawName
 from pgkit.types import Observations, map_observations
@@ -28,7 +29,8 @@ Advance = Callable[[Any, Array], tuple[Array, Array]]
 class RecurrentPolicy(NetworkPolicy, ABC):
     """π(a_t | s_0 … s_t): a multilayer perceptron into one recurrent layer, and a linear layer from its outputs.
 
-    The state `[N, S]` is an argument. It is zeros at the start of an episode, `starts` `[T, N]` says where that is.
+    An image goes through convolutions before them, or is read flat. The state `[N, S]` is an argument. It is zeros at
+    the start of an episode, `starts` `[T, N]` says where that is.
     """
 
     recurrent = True
@@ -39,6 +41,8 @@ class RecurrentPolicy(NetworkPolicy, ABC):
         *,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
+        convolutions: Literal["none", "nature", "impala"] = "none",
+        channels: Channels = "auto",
         hidden_sizes: list[Count] = [64],  # noqa: B006 read only
         memory_size: Count = 64,
         activation: Literal["tanh", "relu", "silu"] = "tanh",
@@ -51,19 +55,14 @@ class RecurrentPolicy(NetworkPolicy, ABC):
         normalise_observations: bool = False,
         images: Literal["scale", "refuse"] = "scale",
     ) -> None:
-        def layers(encoder: Encoder, outputs: int) -> nn.Sequential:
-            memory = self.layer(memory_size, init=init)
-            gates = memory.num_gates * memory_size
-            into = multilayer_perceptron(
-                encoder.features, hidden_sizes, gates, activation=activation, init=init, output_gain=1.0
-            )
-            head = multilayer_perceptron(memory_size, [], outputs, activation=activation, init=init, output_gain=0.01)
-            return nn.Sequential(into, memory, *head)
-
         super().__init__(
             observation_space=observation_space, action_space=action_space, law=law, components=components,
             state_dependent_std=state_dependent_std, initial_log_std=initial_log_std, action_mask=action_mask,
-            normalise_observations=normalise_observations, images=images, layers=layers,
+            normalise_observations=normalise_observations, images=images,
+            layers=lambda encoder, outputs: RecurrentNetwork(
+                encoder, self.layer(memory_size, init=init), outputs, group="policy", convolutions=convolutions,
+                channels=channels, hidden_sizes=hidden_sizes, activation=activation, init=init, output_gain=0.01,
+            ),
         )  # fmt: skip
 
     def forward(self, obs: Observations, starts: Tensor | None = None, state: Tensor | None = None) -> Tensor:
@@ -78,12 +77,8 @@ class RecurrentPolicy(NetworkPolicy, ABC):
         self, obs: Observations, starts: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns the parameters `[T, N, K]` and the state `[N, S]` after the last row."""
-        into, memory, head = self._layers
-        gates: Tensor = into(self.encoder(obs))
-        if gates.dim() != 3:
-            raise ValueError(f"obs: {gates.dim() - 1} leading dimensions, expected [T, N, …] for a recurrent policy")
-        outputs, after = memory(gates, starts, state)
-        return self._completed(head(outputs), obs), after
+        outputs, after = self._remembering(self.encoder(obs), starts, state)
+        return self._completed(outputs, obs), after
 
     def log_prob(
         self, obs: Observations, actions: Tensor, starts: Tensor | None = None, state: Tensor | None = None
@@ -102,33 +97,39 @@ class RecurrentPolicy(NetworkPolicy, ABC):
         It acts in numpy on the parameters' own memory, through torch where they are elsewhere.
         """
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
-        blank = next(self.parameters()).new_zeros(self._layers[1].state_size).cpu().numpy()
+        blank = next(self.parameters()).new_zeros(self._remembering.memory.state_size).cpu().numpy()
         return RecurrentActor(self._in_numpy() if on_cpu else self._in_torch(), blank)
 
     @property
-    def _layers(self) -> tuple[nn.Sequential, Recurrence, nn.Linear]:
-        """What the gates see of the observations, the memory, and the head."""
-        return cast(tuple[nn.Sequential, Recurrence, nn.Linear], tuple(self.network))
+    def _remembering(self) -> RecurrentNetwork:
+        return cast(RecurrentNetwork, self.network)
 
     def _in_numpy(self) -> Advance:
-        into, memory, head = self._layers
-        flat = self.encoder.is_flat_box
-        gates = numpy_actor(self.encoder, into, None) if flat else torch_actor(nn.Sequential(self.encoder, into))
+        gates, memory, head = self._remembering.gates, self._remembering.memory, self._remembering.head
+        plain = self.encoder.is_flat_box and not isinstance(gates[0], Convolutions)
+        read = numpy_actor(self.encoder, gates, None) if plain else torch_actor(nn.Sequential(self.encoder, gates))
         step, size = memory.stepper(), memory.size
         weight, bias = head.weight.detach().numpy().T, head.bias.detach().numpy()
         tail = None if self.log_std is None else self.log_std.value.detach().numpy()
 
         def advance(obs: Any, state: Array) -> tuple[Array, Array]:
-            after = step(gates(obs), state)
+            after = step(read(obs), state)
             parameters = after[:, :size] @ weight
             parameters += bias
             if tail is not None:
                 parameters = np.concatenate((parameters, np.broadcast_to(tail, (len(parameters), len(tail)))), axis=1)
-            if self.mask is not None:
-                parameters[obs[self.mask].reshape(parameters.shape) == 0] = MASKED
-            return parameters, after
+            return self._barred(parameters, obs), after
 
         return advance
+
+    def _barred(self, parameters: Array, obs: Any) -> Array:
+        """Returns the parameters with what is not allowed masked, as in `_completed`."""
+        if self.mask is None:
+            return parameters
+        if isinstance(self.law, ConditionalCategorical):
+            return self.law.joined(torch.from_numpy(parameters), torch.from_numpy(obs[self.mask])).numpy()
+        parameters[obs[self.mask].reshape(parameters.shape) == 0] = MASKED
+        return parameters
 
     def _in_torch(self) -> Advance:
         device = next(self.parameters()).device

@@ -12,7 +12,7 @@ from pgkit.core import score
 from pgkit.core.column_scores import ColumnScores
 from pgkit.core.recursions import episode_time
 from pgkit.core.scores import Scores
-from pgkit.core.unrolling import is_recurrent
+from pgkit.core.unrolling import is_recurrent, values_of
 from pgkit.experience import Weights
 from pgkit.protocols import Critic, Estimator, Policy, Returns
 from pgkit.rl.paths import Simulated
@@ -50,7 +50,7 @@ def factors_of(
     before either moves. There is a path where there is a simulator.
     Shapes: `[T, N]`, one factor a step.
     """
-    values = critic.values(trajectories.obs)
+    values = values_of(critic, trajectories)
     contexts = map_observations(lambda x: x[:-1], trajectories.obs)
     of_actions = critic if isinstance(critic, ActionCritic) else None
     log_weight = weights.log_weight(policy, trajectories)

@@ -67,8 +67,23 @@ def resize(env: Env, *, height: Count = 84, width: Count = 84) -> Env:
 
 
 def filter_observation(env: Env, *, keys: list[Any]) -> Env:
-    """Observes only these entries of a Dict (by key) or a Tuple (by number)."""
+    """Observes only these entries of a Dict (by key), a Tuple or a vector (by number)."""
+    if (part := _part(env.observation_space, keys)) is not None:
+        return single.TransformObservation(env, lambda obs: obs[..., keys], part)
     return single.FilterObservation(env, filter_keys=keys)
+
+
+def _filter_vectors(env: Vector, keys: list[Any]) -> Vector:
+    if (part := _part(env.single_observation_space, keys)) is not None:
+        return many.TransformObservation(env, lambda obs: obs[..., keys], single_observation_space=part)
+    return many.FilterObservation(env, filter_keys=keys)
+
+
+def _part(space: Any, keys: list[Any]) -> Box | None:
+    """Returns these entries of the space of a vector, None for any other space."""
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        return None
+    return Box(space.low[keys], space.high[keys], dtype=space.dtype.type)
 
 
 def action_mask(env: Env, *, conditional: bool = False) -> Env:
@@ -108,7 +123,7 @@ _VECTOR: Mapping[str, Callable[..., Vector]] = {
     "rescale_action": lambda env, low, high: many.RescaleAction(env, min_action=low, max_action=high),
     "grayscale": lambda env, keep_dim: many.GrayscaleObservation(env, keep_dim=keep_dim),
     "resize": lambda env, height, width: many.ResizeObservation(env, shape=(height, width)),
-    "filter_observation": lambda env, keys: many.FilterObservation(env, filter_keys=keys),
+    "filter_observation": _filter_vectors,
 }
 """The same on an environment's own vectorised form; what has a memory of each lane has none."""
 

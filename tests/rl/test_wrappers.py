@@ -114,6 +114,23 @@ def test_filter_observation_leaves_out_what_no_policy_reads(vectorization: Any) 
     assert seen[1].keys() == {"seen"} and seen[1]["seen"].shape == (2, 2)
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
+def test_filter_observation_picks_numbers_of_a_vector(vectorization: Any) -> None:
+    lanes = Lanes(
+        id="CartPole-v1", num_envs=2, vectorization=vectorization, wrappers=[{"filter_observation": {"keys": [0, 2]}}]
+    )
+    plain = Lanes(id="CartPole-v1", num_envs=2, vectorization=vectorization)
+    assert (lanes.observation_space.low == plain.observation_space.low[[0, 2]]).all()
+    seen, everything = lanes.reset([1, 2]), plain.reset([1, 2])
+    for _ in range(3):
+        assert seen.dtype == everything.dtype and (seen == everything[:, [0, 2]]).all() and seen.any()
+        seen, everything = lanes.step(np.array([0, 1]))[0], plain.step(np.array([0, 1]))[0]
+    lanes.close()
+    plain.close()
+    with pytest.raises(UsageError, match=r"env\.wrappers: filter_observation, expected one that fits observations Box"):
+        Lanes(id="CartPole-v1", num_envs=2, wrappers=[{"filter_observation": {"keys": [7]}}]).reset([1, 2])
+
+
 def test_text_in_an_observation_is_refused_with_the_wrapper_that_leaves_it_out() -> None:
     message = refusal(id=toy("Mission"))
     assert message.startswith("env.id: an observation space Text, expected Box")

@@ -20,18 +20,11 @@ GROUPS = {str(group) for line in ROOT.defaults if line != "_self_" for group in 
 OPTIONS = sorted(
     "=".join(path.relative_to(config_dir()).with_suffix("").parts)
     for path in config_dir().glob("*/*.yaml")
-    if path.parent.name in GROUPS - {"env"}
+    if path.parent.name in GROUPS - {"env", "agent"}  # agents: test_every_agent.py
 )
 ENVIRONMENTS = sorted(path.stem for path in (config_dir() / "env").glob("*.yaml") if path.stem != "gym")
 WITH_CRITIC = ("critic=value", "critic.steps=2")
 COMPANIONS = {
-    "agent=vpg": ("critic.steps=2", "collect.steps=4"),
-    "agent=ppo": ("critic.steps=2", "collect.steps=4", "update.minibatches=8"),
-    **{
-        f"agent={name}": ("critic.steps=2", "collect.steps=4", "update.minibatches=8")
-        for name in ("ppo_kl", "awr", "reps")
-    },
-    "agent=vtrace": ("critic.steps=2", "collect.steps=4"),
     "baseline=gls": WITH_CRITIC,
     "baseline=value": WITH_CRITIC,
     "collect=torch_steps": ("env=CartPole", "returns.cut=zero", "collect.steps=4"),
@@ -51,36 +44,20 @@ COMPANIONS = {
     "estimator=all_action": ("critic=action_value", "critic.steps=2", "diagnostics=full"),
     "estimator=svg": ("env=LQR", "diagnostics=full", "collect.episodes=8", "total_steps=200"),
     "estimator=svg0": ("env.kwargs={action:infinite}", "critic=action_value", "critic.steps=2", "diagnostics=full"),
-    "agent=svg": ("env=Pendulum", "env.kwargs={max_episode_steps:3}", "diagnostics=full"),
-    "agent=svg0": ("env=LQR", "collect.steps=4", "critic.steps=2", "diagnostics=full"),
     "policy=cnn": ("env.kwargs={observation:image}", "policy.convolutions=impala", "policy.hidden_sizes=[8]"),
     "weights=one_step": ("returns=v_trace", *WITH_CRITIC),
     "returns=lambda_return": WITH_CRITIC,
     "returns=n_step": WITH_CRITIC,
     "returns=v_trace": WITH_CRITIC,
     **{f"returns={name}": ("critic=action_value", "critic.steps=2") for name in ("retrace", "tree_backup", "q_lambda")},
-    "agent=rloo": ("env.num_envs=8", "collect.episodes=8"),
     "update=pois": ("baseline=zero",),
     "update=enac": ("baseline=zero",),
     "reuse=window": ("weights=balance",),
-    "agent=a2c": ("critic.steps=2", "collect.steps=4"),
-    "agent=acktr": ("critic.steps=2", "collect.steps=4"),
-    "agent=trpo": ("critic.steps=2", "collect.steps=4"),
     **{f"behavior={name}": ("weights=trajectory",) for name in ("epsilon", "temperature")},
     "behavior=active": ("weights=balance", "behavior.lanes=1"),
 }
 """What an option needs of others."""
-SLABS = (
-    "agent=vpg",
-    "agent=a2c",
-    "agent=acktr",
-    "agent=trpo",
-    "agent=ppo",
-    "agent=vtrace",
-    "agent=ppo_kl",
-    "agent=awr",
-    "agent=reps",
-)
+SLABS = tuple(f"agent={name}" for name in ("a2c", "acktr", "trpo", "ppo", "ppo_kl", "awr", "reps"))
 SLAB = ("collect=steps", "collect.steps=6", "critic=value", "critic.steps=2")
 QUESTIONS = "diagnostics=[halves,layers,noise_scale,scores,optimizer_step,fisher]"
 ACTIONS = ("critic=action_value", "critic.steps=2")
@@ -142,6 +119,8 @@ VALUES = [
         "total_steps=200",
         "diagnostics=[truth,control_variate,variance,halves]",
     ),
+    ("agent=svg", "env=Pendulum", "env.kwargs={max_episode_steps:3}", "diagnostics=full"),
+    ("agent=svg0", "env=LQR", "collect.steps=4", "critic.steps=2", "diagnostics=full"),
     (
         "agent=svg0",
         "env=Pendulum",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +18,15 @@ from pgkit.config import build
 from pgkit.core.persample import layout, num_parameters
 from pgkit.errors import UsageError
 from pgkit.experience import Behavior, Reuse, Weights
-from pgkit.objectives import Update
+from pgkit.objectives import Objective, Update
 from pgkit.playback import restore
 from pgkit.protocols import Baseline, Critic, Estimator, Policy, Returns
 from pgkit.rl.collect import Collector, EpisodesCollector, StepsCollector
 from pgkit.rl.continuations import Continuations
+from pgkit.rl.dividing import Divided
 from pgkit.rl.gathering import Gathered, Moved
 from pgkit.rl.lanes import Lanes
+from pgkit.rl.objective import PolicyObjective
 from pgkit.rl.simulated import simulator_of
 from pgkit.run.checkpoint import load_policy_state
 from pgkit.run.device import device_of, place
@@ -33,6 +35,11 @@ from pgkit.run.world import World
 from pgkit.simulators.base import Simulator
 from pgkit.snapshot import Diagnostic, Facts
 from pgkit.types import Coupling
+
+
+def alone(objective: PolicyObjective) -> Objective:
+    """Returns an objective as a single process has it: as it is."""
+    return objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,7 @@ class Parts:
     update: Update
     diagnostics: Mapping[str, Diagnostic]
     simulator: Simulator | None = None
+    shared: Callable[[PolicyObjective], Objective] = alone
 
     @property
     def coupling(self) -> Coupling:
@@ -145,7 +153,12 @@ def assemble(config: DictConfig, world: World | None = None) -> Parts:
     )
     if world.size > 1:
         _check_shared(collector, behavior, world)
-        collector = Gathered(collector, world, num_lanes=num_lanes, parameters=lambda: list(policy.parameters()))
+        learnt = [part for part in (policy, getattr(critic, "network", None)) if part is not None]
+        collector = Gathered(
+            collector, world, num_lanes=num_lanes, parameters=lambda: [p for part in learnt for p in part.parameters()]
+        )
+        if hasattr(critic, "divide"):
+            critic.divide(world.division)
     parts = Parts(
         streams=streams,
         lanes=lanes,
@@ -165,6 +178,7 @@ def assemble(config: DictConfig, world: World | None = None) -> Parts:
             if name != "every" and world.leads
         },
         simulator=simulator_of(lanes) if needs_simulator(estimator) else None,
+        shared=alone if world.size == 1 else partial(Divided, division=world.division),
     )
     if device.type != "cpu":
         place(policy, critic, returns, baseline, weights, estimator, behavior, parts.reuse, parts.update, device=device)

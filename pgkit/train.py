@@ -58,7 +58,7 @@ def learn(
             entropy_coefficient=update.entropy_coefficient,
         )
         metrics = parts.reuse.metrics() | parts.behavior.learn(trajectories, factors, coefficients)
-        metrics |= update.step(objective, progress=min(1.0, journal.env_steps / total_steps))
+        metrics |= update.step(parts.shared(objective), progress=min(1.0, journal.env_steps / total_steps))
         baseline.update(factors)
         metrics |= critic.update(trajectories, factors.goals, factors.mask, factors.fit_weight)
         policy.update(batch.trajectories.rows())

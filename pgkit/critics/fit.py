@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pgkit.core.division import Division
 from pgkit.core.flat_gradient import FlatGradient
 from pgkit.core.perceptron import Perceptron
 
@@ -75,19 +76,24 @@ class LeastSquares:
 
     def step(self, rows: Fitted, index: Tensor, chosen: Chosen) -> Tensor:
         """Takes one step on the rows `index` `[M]` and returns their loss before it, a scalar."""
+        loss = self.differentiate(rows, index, chosen, of=len(index))
+        self.optimizer.step()
+        return loss
+
+    def differentiate(self, rows: Fitted, index: Tensor, chosen: Chosen, *, of: int) -> Tensor:
+        """Hands the optimizer the gradient of Σ w (f(x) − y)² / `of` over rows `index` `[M]`, and returns that sum."""
         if self._perceptron is not None:
-            return self._by_hand(self._perceptron, rows, index)
+            return self._by_hand(self._perceptron, rows, index, of)
         predicted = chosen(self.network(rows.inputs[index]), index)
         errors, held = (predicted - rows.goal[index]).square(), rows.held(predicted, index)
         if held is not None:
             errors = torch.maximum(errors, (held - rows.goal[index]).square())
-        loss = (errors if rows.weight is None else rows.weight[index] * errors).mean()
+        loss = (errors if rows.weight is None else rows.weight[index] * errors).sum() / of
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
         return loss.detach()
 
-    def _by_hand(self, perceptron: Perceptron, rows: Fitted, index: Tensor) -> Tensor:
+    def _by_hand(self, perceptron: Perceptron, rows: Fitted, index: Tensor, of: int) -> Tensor:
         inputs, goal, weight = rows.arrays
         taken = index.numpy()
         evaluation = perceptron.evaluate(inputs[taken])
@@ -100,7 +106,31 @@ class LeastSquares:
             slopes, errors = np.where(stuck, 0, errors), np.where(stuck, bound, errors)
         weights = 1 if weight is None else weight[taken]
         pull = weights * slopes
-        evaluation.gradient((pull * (2 / len(taken)))[:, None], self._gradient.vector.numpy())
+        evaluation.gradient((pull * (2 / of))[:, None], self._gradient.vector.numpy())
         self._gradient.hand_over()
-        self.optimizer.step()
-        return torch.tensor(np.dot(weights * errors, errors) / len(taken))
+        return torch.tensor(np.dot(weights * errors, errors) / of)
+
+
+@final
+class DividedLeastSquares:
+    """The same steps by several processes that hold the same rows: each differentiates a piece of every minibatch."""
+
+    def __init__(self, whole: LeastSquares, division: Division) -> None:
+        self._whole, self._division = whole, division
+        self.outputs = whole.outputs
+        self._parameters = [each for each in whole.network.parameters() if each.requires_grad]
+        self._size = sum(each.numel() for each in self._parameters)
+
+    def step(self, rows: Fitted, index: Tensor, chosen: Chosen) -> Tensor:
+        """Takes one step on the rows `index` `[M]` and returns their loss before it, a scalar."""
+        own = self._division.piece(len(index)) if self._division.pays(len(index), self._size) else None
+        if own is None:
+            return self._whole.step(rows, index, chosen)
+        loss = self._whole.differentiate(rows, index[own], chosen, of=len(index))
+        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        total = self._division.total(torch.cat([*(each.reshape(-1) for each in gradients), loss.reshape(1)]))
+        *pieces, loss = total.split([*(each.numel() for each in gradients), 1])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+        self._whole.optimizer.step()
+        return loss.squeeze()

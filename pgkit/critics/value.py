@@ -11,10 +11,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from pgkit.core.convolutions import Channels, Convolutional, Convolutions
+from pgkit.core.division import Division
 from pgkit.core.encoder import Encoder
 from pgkit.core.networks import multilayer_perceptron
 from pgkit.core.running import deviation, merge_moments
-from pgkit.critics.fit import Fitted, LeastSquares
+from pgkit.critics.fit import DividedLeastSquares, Fitted, LeastSquares
 from pgkit.options import Count, Positive
 from pgkit.types import Metrics, Observations, Rows, Trajectories
 
@@ -110,9 +111,13 @@ class FittedCritic(ABC):
         layers = nn.Sequential(*first, *rest)
         self.network = ValueNetwork(encoder, layers)
         self.optimizer = torch.optim.Adam(layers.parameters(), lr=learning_rate, fused=True)
-        self._fit = LeastSquares(layers, self.optimizer)
+        self._fit: LeastSquares | DividedLeastSquares = LeastSquares(layers, self.optimizer)
         self.generator = generator
         self.steps, self.minibatch_size, self.clip = steps, minibatch_size, clip
+
+    def divide(self, division: Division) -> None:
+        """Shares the gradients of the fit with other processes that hold the same batches."""
+        self._fit = DividedLeastSquares(LeastSquares(self.network.network, self.optimizer), division)
 
     def inputs(self, rows: Rows) -> Tensor:
         """Returns what the network reads of some transitions, `[M, …]`: their observations, encoded."""

@@ -71,31 +71,34 @@ class PolicyObjective:
         taken = self.trajectories.rows(self.everything if rows is None else rows)
         return self._value(taken, self.num_samples * len(taken.index) / max(len(self.valid), 1))
 
-    def parts(self) -> Iterator[ObjectiveValue]:
-        """Yields the objective in pieces that add up to the whole, small enough for the processor's cache.
+    def parts(self, rows: Tensor | None = None) -> Iterator[ObjectiveValue]:
+        """Yields the objective in pieces that add up to the whole, or to the share that flat `rows` have in it.
 
-        Their entropies add up to the mean entropy. Differentiating piece by piece is up to twice as fast as at once.
+        They are small enough for the processor's cache, which makes differentiating up to twice as fast as at once.
+        Their entropies add up to the mean entropy.
         """
-        taken = self.trajectories.rows(self.everything)
-        for part in self._blocks(taken):
+        for part in self._blocks(self.trajectories.rows(self.everything if rows is None else rows)):
             value = self._value(part, self.num_samples)
-            yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(taken.index)))
+            yield ObjectiveValue(value=value.value, entropy=value.entropy * (len(part.index) / len(self.valid)))
 
-    def ascent(self) -> Ascent:
-        """Returns the gradient of the whole, by hand-written derivatives where policy and estimator are plain."""
+    def ascent(self, rows: Tensor | None = None) -> Ascent:
+        """Returns the gradient of the whole, or the share that flat `rows` have in it.
+
+        It comes of hand-written derivatives where policy and estimator are plain.
+        """
         # One term a row is the score of the action that was taken.
         plain = self.coefficients.dim() == 1 and self.correction is None
         # A batch in which no row counts has a gradient too.
         gradient = self.coefficients.new_zeros(sum(each.numel() for each in self._trained.values()))
         value = entropy = 0.0
         if self._by_hand is None or not plain or len(self.valid) == 0:
-            for part in self.parts():
+            for part in self.parts(rows):
                 gradient = gradient + flat_gradient(part.value, self._trained)
                 value, entropy = value + float(part.value.detach()), entropy + float(part.entropy.detach())
             return Ascent(gradient=gradient, value=value, entropy=entropy)
         bonus = self.entropy_coefficient / self.num_samples
-        for rows in self.valid.split(BLOCK):
-            scored, coefficients = self.scored(rows), self.coefficients[rows] / self.num_samples
+        for block in (self.valid if rows is None else rows).split(BLOCK):
+            scored, coefficients = self.scored(block), self.coefficients[block] / self.num_samples
             gradient = gradient + scored.gradient(coefficients, bonus)
             spread = float(scored.entropy.sum())
             value += float(coefficients @ scored.log_prob) + bonus * spread

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any, final
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
+from pgkit.core.division import Division
 from pgkit.errors import RunFault, UsageError
 from pgkit.ranks import num_processes, rank
 from pgkit.run.interrupts import Ending
@@ -59,9 +60,24 @@ class World:
         try:
             distributed.all_gather_object(found, (asked, message))
         except (RuntimeError, ValueError) as error:
-            raise RunFault(f"torchrun: another process of this run is gone ({str(error).splitlines()[0]})") from error
+            raise _gone(error) from error
         self.requested = any(asked for asked, _ in found)
         return [message for _, message in found]
+
+    def add(self, tensor: Tensor) -> None:
+        """Adds a tensor up over all processes, in place; every one of them has to call, with one of the same shape.
+
+        Raises: RunFault where one of them is gone.
+        """
+        try:
+            distributed.all_reduce(tensor)
+        except (RuntimeError, ValueError) as error:
+            raise _gone(error) from error
+
+    @property
+    def division(self) -> Division:
+        """How these processes divide gradients."""
+        return Division(rank=self.rank, size=self.size, add=self.add)
 
     def __enter__(self) -> World:
         if self.size > 1:
@@ -76,3 +92,7 @@ class World:
     ) -> None:
         if self.size > 1:
             distributed.destroy_process_group()
+
+
+def _gone(error: Exception) -> RunFault:
+    return RunFault(f"torchrun: another process of this run is gone ({str(error).splitlines()[0]})")

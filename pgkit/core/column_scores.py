@@ -3,6 +3,7 @@
 Columns are independent of each other, and a layer's gradient is still that of its outputs times its inputs, summed over
 all its uses in the column. So the gradient of every column under one coefficient vector is one backward pass of the
 whole batch and one batched product, as for networks of rows; other than there each vector takes a pass of its own.
+Where there are other layers, such as convolutions, the columns go by themselves, one after the other.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ class ColumnScores:
     """
 
     def __init__(self, policy: nn.Module, trajectories: Trajectories, mask: Tensor) -> None:
-        if not persample.factors_into_layers(policy):
-            raise ValueError("policy: has parameters outside Linear and Constant layers, expected none")
         self.policy, self.trajectories, self.mask = policy, trajectories, mask
 
     @cached_property
@@ -59,8 +58,11 @@ class ColumnScores:
 
         Shapes: coefficients `[M, F, n]`, those of the samples in `columns`.
         """
-        column = _Unrolled(self, columns)
-        return torch.stack([column.gradient(each) for each in coefficients])
+        found = []
+        for part in self._together(columns):
+            unrolled, own = _Unrolled(self, part), slice(part.start - columns.start, part.stop - columns.start)
+            found.append(torch.stack([unrolled.gradient(each) for each in coefficients[:, :, own]]))
+        return torch.cat(found, dim=1)
 
     def stacked(self, coefficients: Tensor) -> Tensor:
         """Returns the gradients `[M, N, P]` under each of M coefficient vectors `[M, F, N]`, all in memory."""
@@ -101,12 +103,13 @@ class ColumnScores:
         """
         num_columns = self.mask.shape[1]
         time, sample = index // num_columns, index % num_columns
-        column = _Unrolled(self, slice(0, num_columns))
-        result = column.log_prob.new_zeros(len(index), self.num_parameters)
-        for some in time.unique().split(self._times_at_once(num_columns)):
-            found = column.scores(some)
-            here = torch.isin(time, some).nonzero().squeeze(-1)
-            result[here] = found[torch.searchsorted(some, time[here]), sample[here]]
+        result = next(self.policy.parameters()).new_zeros(len(index), self.num_parameters)
+        for columns in self._together(slice(0, num_columns)):
+            column, inside = _Unrolled(self, columns), (columns.start <= sample) & (sample < columns.stop)
+            for some in time[inside].unique().split(self._times_at_once(columns.stop - columns.start)):
+                found = column.scores(some)
+                here = (inside & torch.isin(time, some)).nonzero().squeeze(-1)
+                result[here] = found[torch.searchsorted(some, time[here]), sample[here] - columns.start]
         return result
 
     def layers_of_steps(self, index: Tensor) -> Sequence[persample.LayerScores] | None:
@@ -114,16 +117,26 @@ class ColumnScores:
         return None
 
     @cached_property
+    def factors(self) -> bool:
+        """Whether every parameter belongs to a layer whose gradients are products of what goes in and comes out."""
+        return persample.factors_into_layers(self.policy)
+
+    def _together(self, columns: slice) -> list[slice]:
+        """Returns the same columns in parts that can be unrolled together."""
+        return [columns] if self.factors else [slice(n, n + 1) for n in range(columns.start, columns.stop)]
+
+    @cached_property
     def _width(self) -> int:
         linear = [layer for layer in self.policy.modules() if isinstance(layer, nn.Linear)]
         return sum(layer.in_features + layer.out_features for layer in linear)
 
     def _times_at_once(self, num_samples: int) -> int:
-        return max(1, CHUNK // (num_samples * (self.num_parameters + len(self.mask) * self._width)))
+        each = num_samples * (self.num_parameters + len(self.mask) * self._width)
+        return max(1, CHUNK // each) if self.factors else 1
 
     def _chunks(self, num_vectors: int, num_samples: int) -> list[slice]:
         each = num_vectors * self.num_parameters + len(self.mask) * self._width
-        size = min(num_samples, max(1, CHUNK // each))
+        size = min(num_samples, max(1, CHUNK // each)) if self.factors else 1
         return [slice(start, min(start + size, num_samples)) for start in range(0, num_samples, size)]
 
 
@@ -133,7 +146,7 @@ class _Unrolled:
 
     def __init__(self, scores: ColumnScores, columns: slice) -> None:
         self._policy, self._mask = scores.policy, scores.mask[:, columns]
-        self._num_parameters = scores.num_parameters
+        self._factors = scores.factors
         self._uses: list[tuple[nn.Module, Tensor, Tensor]] = []
         layers = [layer for layer in self._policy.modules() if isinstance(layer, nn.Linear | Constant)]
         handles = [layer.register_forward_hook(self._remember) for layer in layers]
@@ -157,10 +170,13 @@ class _Unrolled:
 
     def _combined(self, weights: Tensor, *, differentiable: bool = False) -> Tensor:
         """Returns the gradients `[…, n, P]` of Σ_tn w_tn log p_tn in each column; weights `[F, n]`, or `[B, F, n]`."""
+        trained = [each for each in self._policy.parameters() if each.requires_grad]
         gradients = torch.autograd.grad(
-            self.log_prob, [output for _, _, output in self._uses], weights, retain_graph=True,
-            create_graph=differentiable, is_grads_batched=weights.dim() == 3,
+            self.log_prob, [output for _, _, output in self._uses] if self._factors else trained, weights,
+            retain_graph=True, create_graph=differentiable, is_grads_batched=weights.dim() == 3,
         )  # fmt: skip
+        if not self._factors:  # one column
+            return torch.cat([each.reshape(*weights.shape[:-2], 1, -1) for each in gradients], dim=-1)
         pieces: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
         for (layer, inputs, _), gradient in zip(self._uses, gradients, strict=True):
             # One row of a column, or all of them.
@@ -168,7 +184,7 @@ class _Unrolled:
             piece = (inputs[None], gradient.unsqueeze(-3)) if single else (inputs, gradient)
             pieces.setdefault(layer, []).append(piece)
         found = {name: value for layer, uses in pieces.items() for name, value in _gradients(layer, uses).items()}
-        return torch.cat([found[each] for each in self._policy.parameters() if each.requires_grad], dim=-1)
+        return torch.cat([found[each] for each in trained], dim=-1)
 
     def _remember(self, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         self._uses.append((layer, arguments[0].detach(), output))

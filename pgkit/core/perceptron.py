@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pgkit.core.layers import Tanh
 
 Array = np.ndarray[Any, Any]
-Slope = Callable[[], Array]
+Slope = Callable[[Array], Array]
+"""Returns the slope of an activation, in the room it is given or elsewhere."""
 BLOCK = 1024
 """Rows that go through all layers together: their activations stay in a processor's cache."""
 
@@ -39,6 +40,8 @@ class Perceptron:
         self.dtype = self._biases[0].dtype
         self.evaluations = 0
         self._room = [np.empty((0, size), self.dtype) for size in (*self.sizes[:-1], 0)]
+        self._spare = [np.empty((2, 0, size), self.dtype) for size in self.sizes]
+        self._ones = np.empty(0, self.dtype)
 
     @classmethod
     def of(cls, network: nn.Module) -> Perceptron | None:
@@ -88,6 +91,9 @@ class Perceptron:
         count = len(inputs)
         if count > len(self._room[0]):
             self._room = [np.empty((count, size), self.dtype) for size in (*self.sizes[:-1], 0)]
+            block = min(count, BLOCK)
+            self._spare = [np.empty((2, block, size), self.dtype) for size in self.sizes]
+            self._ones = np.ones(block, self.dtype)
         outputs = np.empty((count, self.sizes[-1]), self.dtype)
         slopes = []
         for start in range(0, count, BLOCK):
@@ -109,17 +115,19 @@ class Perceptron:
 
     def backward(self, inputs: Array, rows: slice, slopes: list[Slope], delta: Array, into: Array) -> None:
         """Writes the gradient that a block of rows of the last evaluation contributes into `into` `[P]`."""
-        end = len(into)
+        end, count = len(into), len(delta)
         for index in range(len(self._weights) - 1, -1, -1):
             weight = self._weights[index]
             begin = end - len(weight)
-            np.add.reduce(delta, axis=0, out=into[begin:end])
+            # A product with ones adds rows up several times as fast as a reduction along the first axis.
+            np.dot(self._ones[:count], delta, out=into[begin:end])
             end = begin - weight.size
             before = self._room[index - 1][rows] if index else inputs[rows]
             np.dot(delta.T, before, out=into[end:begin].reshape(weight.shape))
             if index:
-                delta = np.dot(delta, weight)
-                delta *= slopes[index - 1]()
+                ahead, room = self._spare[index - 1][:, :count]
+                delta = np.dot(delta, weight, out=ahead)
+                delta *= slopes[index - 1](room)
 
 
 @final
@@ -157,7 +165,13 @@ def _tanh(x: Array) -> None:
 
 def _tanh_slope(x: Array) -> Slope:
     np.tanh(x, out=x)
-    return lambda: 1 - x * x
+
+    def slope(room: Array) -> Array:
+        np.multiply(x, x, out=room)
+        result: Array = np.subtract(1, room, out=room)
+        return result
+
+    return slope
 
 
 def _relu(x: Array) -> None:
@@ -166,7 +180,7 @@ def _relu(x: Array) -> None:
 
 def _relu_slope(x: Array) -> Slope:
     np.maximum(x, 0, out=x)
-    return lambda: x > 0
+    return lambda room: x > 0
 
 
 def _sigmoid(x: Array) -> Array:
@@ -183,7 +197,7 @@ def _silu_slope(x: Array) -> Slope:
     share = _sigmoid(x)
     x *= share
     # x σ(x) has the slope σ + x σ (1 − σ), in which x σ is the output.
-    return lambda: share + x * (1 - share)
+    return lambda room: share + x * (1 - share)
 
 
 _ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array], None], Callable[[Array], Slope]]] = {

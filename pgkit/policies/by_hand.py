@@ -36,11 +36,13 @@ class CategoricalReading:
     """∂ log π(a) / ∂ logits = 1_a − π and ∂ H / ∂ logits = −π (log π + H)."""
 
     def __init__(self, logits: Array, actions: Array) -> None:
-        self._log_probabilities = logits - logits.max(axis=-1, keepdims=True)
+        # Choices first, [K, M]: what is done to each choice then goes through whole rows of memory.
+        self._log_probabilities = np.ascontiguousarray(logits.T)
+        self._log_probabilities -= self._log_probabilities.max(axis=0)
         self._exponentials = np.exp(self._log_probabilities)
-        self._total = self._exponentials.sum(axis=-1, keepdims=True)
+        self._total = self._exponentials.sum(axis=0)
         self._log_probabilities -= np.log(self._total)
-        self._taken = np.arange(len(logits)), actions
+        self._taken = actions, np.arange(len(logits))
         self.log_prob: Array = self._log_probabilities[self._taken]
 
     @cached_property
@@ -50,18 +52,18 @@ class CategoricalReading:
 
     @cached_property
     def entropy(self) -> Array:
-        result: Array = -np.einsum("mk,mk->m", self._probabilities, self._log_probabilities)
+        result: Array = -np.einsum("km,km->m", self._probabilities, self._log_probabilities)
         return result
 
     def gradient(self, weight: Array, entropy_weight: float) -> Array:
-        result: Array = self._probabilities * -weight[:, None]
+        result: Array = self._probabilities * -weight
         result[self._taken] += weight
         if entropy_weight:
-            surprise = self._log_probabilities + self.entropy[:, None]
+            surprise = self._log_probabilities + self.entropy
             surprise *= self._probabilities
             surprise *= entropy_weight
             result -= surprise
-        return result
+        return np.ascontiguousarray(result.T)
 
 
 @final

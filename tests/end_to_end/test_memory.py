@@ -78,6 +78,24 @@ def test_every_agent_learns_through_it(agent: str, policy: str, tmp_path: Path) 
         assert len(first) > 1 and all(float(value or "nan") < 1e-4 for value in first)
 
 
+@pytest.mark.parametrize(
+    ("agent", "policy"),
+    [
+        *((agent, "lstm") for agent in ("vpg", "a2c", "ppo", "ppo_kl", "trpo", "reinforce", "off_policy_reinforce")),
+        *((agent, "mlp") for agent in ("ppo", "acktr", "off_policy_reinforce")),
+    ],
+)
+def test_every_agent_values_what_a_critic_remembers(agent: str, policy: str, tmp_path: Path) -> None:
+    whole = "reinforce" in agent
+    run = train(
+        tmp_path / "run", "env=CartPole", f"policy={policy}", f"agent={agent}", "policy.hidden_sizes=[8]",
+        "critic=recurrent_value", "critic.hidden_sizes=[]", "critic.memory_size=4", "critic.steps=3", "total_steps=300",
+        "evaluation.episodes=0", *(("baseline=value",) if whole else ("collect.steps=16",)),
+    )  # fmt: skip
+    assert run.summary["status"] == "finished"
+    assert all(float(line["critic/loss"]) > 0 for line in run.metrics)
+
+
 def test_every_instrument_goes_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = train(
         tmp_path / "run", "env=CartPole", "policy=gru", "agent=vpg", "collect=episodes", "diagnostics=full", *SMALL,
@@ -107,6 +125,14 @@ def test_every_instrument_goes_with_it(tmp_path: Path, caplog: pytest.LogCapture
             "behavior: Temperature on slabs of steps with a policy that has a memory, expected collect=episodes",
         ),
         (("agent=vtrace",), "reuse: Window on slabs of steps with a policy that has a memory"),
+        (
+            ("agent=vtrace", "critic=recurrent_value"),
+            "critic: RecurrentValueCritic, which has a memory, with slabs of the past in reuse Window, expected",
+        ),
+        (
+            ("critic=recurrent_value", "baseline=gls", "baseline.features=critic_features"),
+            "baseline.features: critic_features of RecurrentValueCritic, which has none; expected critic=value",
+        ),
     ],
 )
 def test_what_asks_about_single_rows_is_refused(overrides: tuple[str, ...], message: str) -> None:

@@ -43,7 +43,8 @@ def conduct(config: DictConfig, path: Path, learn: Learn) -> None:
 
     Raises: what `learn` raises; KeyboardInterrupt after an interrupted run.
     """
-    with World() as world:
+    with World(device=config.device) as world:
+        world.agree(flatten(OmegaConf.to_container(config)))
         if world.leads:
             make = partial(_Training, config, learn, world)
             hold(make, path, settings=settings(config), overridden=overridden())

@@ -26,6 +26,10 @@ WALKS = {
     "natural": ("agent=npg", "update.solve=conjugate_gradient"),
     "several actions": ("estimator=all_action", "critic=action_value", "critic.steps=2"),
     "old batches": ("agent=rt_pg", "diagnostics=[weights,variance]"),
+    "a critic's memory": (
+        *("agent=ppo", "collect.steps=32", "critic=recurrent_value", "critic.steps=2", "critic.clip=0.2"),
+        *("critic.normalise_observations=true", "diagnostics=none"),
+    ),
     "memory": ("policy=gru", "agent=ppo", "collect.steps=32", "diagnostics=[variance,policy]"),
     "scaled": (
         "returns.scale_rewards=true",

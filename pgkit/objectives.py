@@ -21,11 +21,14 @@ class ObjectiveValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """The gradient `[P]` of a whole objective, in the order of the parameters, its value, and the mean entropy."""
+    """The gradient `[P]` of a whole objective, in the order of the parameters, its value, and the mean entropy.
+
+    Both are tensors of one number where they are on a device, so that nobody waits for either before they are told.
+    """
 
     gradient: Tensor
-    value: float
-    entropy: float
+    value: float | Tensor
+    entropy: float | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pgkit.types import (
     Expectation,
     Factors,
     GradientEstimate,
+    Measured,
     Metrics,
     Observations,
     Parameters,
@@ -63,7 +64,7 @@ class Critic(Protocol):
 
     def update(
         self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
-    ) -> Metrics:
+    ) -> Measured:
         """Fits the values of `obs[:-1]` to `targets` `[T, N]` where `mask`; called only after values were read.
 
         Each target counts `weight` times, `[T, N]`, once by default.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pgkit.app import run_app
 
@@ -57,7 +57,7 @@ def learn(
             average=update.average,
             entropy_coefficient=update.entropy_coefficient,
         )
-        metrics = parts.reuse.metrics() | parts.behavior.learn(trajectories, factors, coefficients)
+        metrics: dict[str, Any] = parts.reuse.metrics() | parts.behavior.learn(trajectories, factors, coefficients)
         metrics |= update.step(parts.shared(objective), progress=min(1.0, journal.env_steps / total_steps))
         baseline.update(factors)
         metrics |= critic.update(trajectories, factors.goals, factors.mask, factors.fit_weight)

@@ -15,7 +15,7 @@ Dimension names: T time steps, N columns (samples), F factors, P parameters, K p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +37,9 @@ Observations = Tensor | dict[str, Tensor]
 
 Metrics = dict[str, float | None]
 """What an instrument reports; None means that the batch could not answer, never NaN."""
+
+Measured = Mapping[str, float | Tensor | None]
+"""The same where numbers may still be on their device, as tensors of one: they are read together, once a batch."""
 
 Coupling = Literal["independent", "pairwise", "cross_fitted", "batch"]
 """How a baseline ties the samples of a batch together, from not at all to in a way for which no variance is known.
@@ -159,13 +162,17 @@ class Trajectories:
         return Rows(obs=obs, actions=self.actions.flatten(0, 1)[index], index=index)
 
     def to(self, device: torch.device) -> Trajectories:
-        """Returns the batch on a device."""
+        """Returns the batch on a device, with what is known of it: the host counts its rows without waiting."""
+        if self.mask.device == device:
+            return self
         moved = {
             field.name: map_observations(lambda x: x.to(device, non_blocking=True), value)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor | dict)
         }
-        return replace(self, **moved)  # type: ignore[arg-type]  # each field keeps its kind
+        result = replace(self, **moved)  # type: ignore[arg-type]  # each field keeps its kind
+        vars(result)["valid"] = self.valid.to(device, non_blocking=True)
+        return result
 
     def labelled(self, behavior_id: Tensor) -> Trajectories:
         """Returns the same batch with other numbers `[N]` of the policies that acted."""

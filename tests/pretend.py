@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import traceback
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,10 @@ DEVICE = torch.device("meta")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2")
+WAITS = (
+    "_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive",
+    "unique_dim_consecutive", "bincount", "_linalg_check_errors",
+)  # fmt: skip
 """Operations whose result, or its size, the host waits for."""
 
 
@@ -51,6 +54,17 @@ class Elsewhere(torch.Tensor):
         raise AssertionError(f"{func}: outside of the pretence")
 
 
+class Drawing(torch.Generator):
+    """A generator of the host, or of the device that is none: then it is `away`."""
+
+    drawn = False  # one that is away is at work; torch does not hand this class on
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        made = super().__new__(cls)
+        made.away = _is_away(device)
+        return made
+
+
 class Pretence(TorchDispatchMode):
     """Runs every operation where its tensors live, or where it was asked to; `waits` counts those for the device."""
 
@@ -75,9 +89,9 @@ class Pretence(TorchDispatchMode):
                 if isinstance(each, torch.Tensor) and not isinstance(each, Elsewhere) and each.dim()
             ]
             assert not strangers, f"{func}: tensors {strangers} of the host among those of the device"
-        if away and kwargs.get("generator") is not None:
+        if away and kwargs.get("generator") is not None and not Drawing.drawn:
             raise AssertionError(f"{func}: a generator of the host draws on the device")
-        if ours and (not away or func.overloadpacket.__name__ in WAITS):
+        if _waits(func, args, kwargs, away):
             self.waits[_place()] += 1
         held_args, held = tree_map(lambda each: each.here if isinstance(each, Elsewhere) else each, (args, kwargs))
         if asked is not None:
@@ -101,6 +115,7 @@ class Made(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        Drawing.drawn = getattr(kwargs.get("generator"), "away", False)
         if func is torch.Tensor.tolist:
             return func(args[0].cpu())
         if func in PRODUCTS and isinstance(args[0], Elsewhere) and args[0].dim() == 1 and args[1].dim() == 2:
@@ -116,11 +131,30 @@ def _is_away(device: Any) -> bool:
     return device is not None and torch.device(device).type == DEVICE.type
 
 
+def _waits(func: Any, args: Any, kwargs: Any, away: bool) -> bool:
+    """Returns whether CUDA would let the host wait here until all that was asked of the device before is done."""
+    tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
+    ours = [each for each in tensors if isinstance(each, Elsewhere)]
+    if not away:
+        return bool(ours)  # what comes to the host
+    strangers = [each for each in tensors if not isinstance(each, Elsewhere)]
+    if func in COPIES:
+        return bool(strangers) and not kwargs.get("non_blocking", len(args) > 2 and args[2])
+    if func in INDEXING:
+        by_mask = any(each is not None and each.dtype == torch.bool for each in args[1])
+        # Torch takes a single number to the places of a mask without looking where they are.
+        filling = len(args) > 2 and args[2].numel() == 1 and sum(each is not None for each in args[1]) == 1
+        return (by_mask and not filling) or any(not isinstance(each, Elsewhere) for each in args[1] if each is not None)
+    return func.overloadpacket.__name__ in WAITS or (func is torch.ops.aten.where.self and bool(strangers))
+
+
 def _place() -> str:
-    """Returns the line of pgkit that is at work."""
-    for frame in reversed(traceback.extract_stack()):
-        if "/pgkit/" in frame.filename:
-            return f"{frame.filename.rpartition('/pgkit/')[2]}:{frame.lineno}"
+    """Returns the function of pgkit that is at work."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        code, frame = frame.f_code, frame.f_back
+        if "/pgkit/" in code.co_filename:
+            return f"{code.co_filename.rpartition('/pgkit/')[2]}:{code.co_name}"
     return "elsewhere"
 
 
@@ -138,6 +172,7 @@ def pretence() -> Iterator[Counter[str]]:
             patch.object(
                 torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext()
             ),
+            patch.object(torch, "Generator", Drawing),
             Made(),
             Pretence() as mode,
         ):

@@ -44,11 +44,11 @@ def solve_diagonal(scores: Tensor, gradient: Tensor, *, damping: float = 0.0) ->
 
 @dataclass(frozen=True, kw_only=True)
 class ConjugateGradient:
-    """What conjugate gradients found: `residual` is |(F + λI) x − g| / |g|."""
+    """What conjugate gradients found: `residual` is |(F + λI) x − g| / |g|; all on the device of the gradient."""
 
     solution: Tensor
-    residual: float
-    iterations: int
+    residual: Tensor
+    iterations: Tensor
 
 
 def solve_conjugate_gradient(
@@ -66,17 +66,22 @@ def solve_conjugate_gradient(
     """
     solution, rest = torch.zeros_like(gradient), gradient.clone()
     direction, size = rest.clone(), rest @ rest
-    start, done = float(size), 0
-    while done < iterations and float(size) > tolerance**2 * start:
+    start, done = size.double(), torch.zeros_like(size, dtype=torch.long)
+    going = size > tolerance**2 * start
+    for _ in range(iterations):
+        # The host stops early; on a device it would have to wait in every iteration to learn whether it may.
+        if going.device.type == "cpu" and not going:
+            break
         image = product(direction) + damping * direction
         curvature = direction @ image
-        if not curvature > 0:
-            break  # a direction that no sample distinguishes; going on would divide by 0
-        step = size / curvature
+        # Along a direction that no sample distinguishes going on would divide by 0.
+        going = going & (curvature > 0)
+        step = torch.where(going, size / curvature, 0.0)
         solution, rest = solution + step * direction, rest - step * image
         size, before = rest @ rest, size
-        direction, done = rest + size / before * direction, done + 1
-    residual = (float(size) / start) ** 0.5 if start > 0 else 0.0
+        direction, done = torch.where(going, rest + size / before * direction, direction), done + going
+        going = going & (size > tolerance**2 * start)
+    residual = torch.where(start > 0, size / start, 0.0).sqrt()
     return ConjugateGradient(solution=solution, residual=residual, iterations=done)
 
 

@@ -1,7 +1,8 @@
-"""Tables that are needed wherever their user's tensors live."""
+"""Tables that are needed wherever their user's tensors live, and numbers on their way there and back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -35,3 +36,23 @@ class Placed:
             with torch.inference_mode(False):  # what was made while acting could not be learnt with
                 self._copies[device, dtype] = self.value.to(device, dtype)
         return self._copies[device, dtype]
+
+
+def carried(values: Tensor, like: Tensor) -> Tensor:
+    """Returns values of the host on the device of `like`; the host does not wait for what the device has yet to do.
+
+    Shapes: any.
+    """
+    if like.device.type == "cuda":
+        values = values.pin_memory()  # what lies elsewhere is copied by the host, once the device is done
+    return values.to(like.device, non_blocking=True)
+
+
+def told(numbers: Sequence[Tensor | float]) -> list[float]:
+    """Returns single numbers as floats; the host waits once for all that are on a device.
+
+    Shapes: tensors of one number each, all in one place.
+    """
+    away = [each.detach().reshape(()).double() for each in numbers if isinstance(each, Tensor)]
+    found = iter(torch.stack(away).tolist() if away else ())
+    return [next(found) if isinstance(each, Tensor) else float(each) for each in numbers]

@@ -14,10 +14,11 @@ from pgkit.core.convolutions import Channels, Convolutional, Convolutions
 from pgkit.core.division import Division
 from pgkit.core.encoder import Encoder
 from pgkit.core.networks import multilayer_perceptron
+from pgkit.core.placed import carried
 from pgkit.core.running import deviation, merge_moments
 from pgkit.critics.fit import DividedLeastSquares, Fitted, LeastSquares
 from pgkit.options import Count, Positive
-from pgkit.types import Metrics, Observations, Rows, Trajectories
+from pgkit.types import Measured, Observations, Rows, Trajectories
 
 
 @final
@@ -49,12 +50,21 @@ class ValueNetwork(nn.Module):
 
     def in_units(self, outputs: Tensor) -> Tensor:
         """Returns outputs of the network in the units of the targets."""
-        return outputs * self.spread + float(self.mean)
+        return outputs * self._spread.to(outputs.dtype) + self.mean.to(outputs.dtype)
 
     @property
     def spread(self) -> float:
         """The standard deviation of the targets so far: the unit of the last layer."""
-        return float(deviation(self.count, self.squares))
+        return float(self._spread)
+
+    @property
+    def _spread(self) -> Tensor:
+        """The same as a tensor `[1]`: on a device nobody waits for it."""
+        return deviation(self.count, self.squares)
+
+    def squared_units(self, loss: Tensor) -> Tensor:
+        """Returns a loss in the squared unit of the targets, a scalar."""
+        return loss.double() * self._spread.square().squeeze()
 
     def absorb(self, targets: Tensor) -> Tensor:
         """Moves the unit to include targets `[M]`, keeping every prediction, and returns them in the new unit.
@@ -62,17 +72,18 @@ class ValueNetwork(nn.Module):
         The first unit is adopted as it is: an untrained network has no prediction worth keeping, and in a unit far
         from its own it would start with weights far too large or a bias far away.
         """
-        untrained, old_mean, old_spread = not self.count, float(self.mean), self.spread
+        untrained, old_mean, old_spread = self.count == 0, self.mean.clone(), self._spread
         merged = merge_moments(self.count, self.mean, self.squares, targets[:, None])
         for buffer, value in zip((self.count, self.mean, self.squares), merged, strict=True):
             buffer.copy_(value)
-        last = self.network[-1]
+        last, mean, spread = self.network[-1], self.mean, self._spread
         assert isinstance(last, nn.Linear)
-        if not untrained:
-            with torch.no_grad():
-                last.weight.mul_(old_spread / self.spread)
-                last.bias.mul_(old_spread).add_(old_mean - float(self.mean)).div_(self.spread)
-        return (targets - float(self.mean)) / self.spread
+        kind = last.bias.dtype
+        with torch.no_grad():
+            moved = (last.bias * old_spread.to(kind) + (old_mean - mean).to(kind)) / spread.to(kind)
+            last.weight.mul_(torch.where(untrained, 1.0, old_spread / spread).to(kind))
+            last.bias.copy_(torch.where(untrained, last.bias, moved))
+        return (targets - mean.to(targets.dtype)) / spread.to(targets.dtype)
 
 
 class FittedCritic(ABC):
@@ -143,13 +154,13 @@ class FittedCritic(ABC):
 
     def update(
         self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
-    ) -> Metrics:
+    ) -> Measured:
         """Takes `steps` gradient steps towards the targets; reports their mean loss in squared target units.
 
         Weights are used relative to their mean: only their ratios say how targets count.
         Shapes: targets, mask, weight `[T, N]`.
         """
-        rows = trajectories.rows(mask.reshape(-1).nonzero().squeeze(-1))
+        rows = trajectories.rows(None if mask is trajectories.mask else mask.reshape(-1).nonzero().squeeze(-1))
         if len(rows.index) == 0:
             return {"critic/loss": None}
         goal = self.network.absorb(targets.reshape(-1)[rows.index])
@@ -160,10 +171,10 @@ class FittedCritic(ABC):
         fitted = Fitted(inputs=inputs, goal=goal, weight=counts, before=before, clip=self.clip)
         size = min(self.minibatch_size, len(goal))
         total = goal.new_zeros(())
-        for index in torch.randint(len(goal), (self.steps, size), generator=self.generator):
+        for index in carried(torch.randint(len(goal), (self.steps, size), generator=self.generator), goal):
             total += self._fit.step(fitted, index, lambda outputs, index: self.chosen(outputs, rows.actions[index]))
         self.network.encoder.update(rows)
-        return {"critic/loss": float(total) / self.steps * self.network.spread**2}
+        return {"critic/loss": self.network.squared_units(total / self.steps)}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the network with its moments, the optimizer and the minibatch generator."""

@@ -73,7 +73,7 @@ class FisherGeometry:
             lambda v: empirical_vector_product(scores, v), gradient, damping=damping, iterations=self.iterations
         )
         angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
-        return metrics | {"fisher/natural_angle": angle, "fisher/cg_residual": solved.residual}
+        return metrics | {"fisher/natural_angle": angle, "fisher/cg_residual": float(solved.residual)}
 
 
 def thinned(snapshot: Snapshot, max_rows: int) -> Tensor:

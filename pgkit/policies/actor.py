@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pgkit.core.encoder import CLIP, Encoder
 from pgkit.core.perceptron import Perceptron
+from pgkit.core.placed import carried
 from pgkit.policies.law import MASKED
 from pgkit.types import map_observations
 
@@ -72,9 +73,9 @@ def torch_actor(policy: nn.Module) -> Actor:
     """Returns an actor that runs the policy's own forward pass where it lives, without gradients: the general path."""
 
     def act(obs: Any) -> Array:
-        device = next(policy.parameters()).device
+        like = next(policy.parameters())
         with torch.inference_mode():
-            result: Tensor = policy(map_observations(lambda each: torch.as_tensor(each).to(device), obs))
+            result: Tensor = policy(map_observations(lambda each: carried(torch.as_tensor(each), like), obs))
             return result.cpu().numpy()
 
     return act

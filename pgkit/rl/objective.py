@@ -90,11 +90,12 @@ class PolicyObjective:
         plain = self.coefficients.dim() == 1 and self.correction is None
         # A batch in which no row counts has a gradient too.
         gradient = self.coefficients.new_zeros(sum(each.numel() for each in self._trained.values()))
-        value = entropy = 0.0
+        value: float | Tensor = 0.0
+        entropy: float | Tensor = 0.0
         if self._by_hand is None or not plain or len(self.valid) == 0:
             for part in self.parts(rows):
                 gradient = gradient + flat_gradient(part.value, self._trained)
-                value, entropy = value + float(part.value.detach()), entropy + float(part.entropy.detach())
+                value, entropy = value + part.value.detach().double(), entropy + part.entropy.detach().double()
             return Ascent(gradient=gradient, value=value, entropy=entropy)
         bonus = self.entropy_coefficient / self.num_samples
         for block in (self.valid if rows is None else rows).split(BLOCK):

@@ -94,8 +94,6 @@ class TorchStepsCollector:
         done = terminated | truncated
         resets = torch.cat([ended[None], done[:-1]])
         self._was_reset = resets[-1]
-        if not torch.isfinite(parameters).all():
-            raise RunFault("policy: parameters of the action law are not finite, expected finite numbers")
         with torch.no_grad():
             log_prob = self.policy.law.log_prob(parameters, actions)
         trajectories = Trajectories(
@@ -111,11 +109,18 @@ class TorchStepsCollector:
             lane=torch.arange(self.num_lanes, device=self._device),
             whole_episodes=False,
         )
+        # Sizes and numbers that the host has to know, one after the other: the first wait is the one that counts.
+        ends = done.reshape(-1).nonzero().squeeze(-1)
+        finished = torch.stack([each.reshape(-1)[ends].double() for each in (returns, lengths)], dim=1)
+        finite = torch.isfinite(parameters).all().expand(1, 2)
+        (all_finite, _), *episodes = torch.cat([finite.double(), finished]).tolist()
+        if not all_finite:
+            raise RunFault("policy: parameters of the action law are not finite, expected finite numbers")
         return Batch(
             trajectories=trajectories,
-            returns=returns[done].tolist(),
-            lengths=lengths[done].tolist(),
-            env_steps=int(trajectories.mask.sum()),
+            returns=[gained for gained, _ in episodes],
+            lengths=[int(length) for _, length in episodes],
+            env_steps=len(trajectories.valid),
             discarded_steps=0,
         )
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
+from pgkit.core.placed import told
 from pgkit.loggers.group import LoggerGroup
 from pgkit.rl.collect import Batch
 from pgkit.run.progress import Progress
 from pgkit.run.record import Clock, EpisodeRecord
-from pgkit.types import Metrics
+from pgkit.types import Measured, Metrics
 
 TAGS = (
     "return/mean",
@@ -63,10 +64,12 @@ class Journal:
         self.discarded_steps += batch.discarded_steps
         self.record.add(batch.returns, batch.lengths, env_steps=self.env_steps, clock=self.clock)
 
-    def write(self, batch: Batch, metrics: Mapping[str, float | None]) -> None:
+    def write(self, batch: Batch, measured: Measured) -> None:
         """Ends an update: logs its metrics, what is not finite as None, shows progress, and keeps the policy."""
         self.updates += 1
-        metrics = {tag: value if value is None or math.isfinite(value) else None for tag, value in metrics.items()}
+        known = {tag: value for tag, value in measured.items() if value is not None}
+        numbers = dict(zip(known, told(list(known.values())), strict=True))
+        metrics: Metrics = {tag: _finite(numbers.get(tag)) for tag in measured}
         self.latest |= {tag: value for tag, value in metrics.items() if value is not None}
         seconds = self.clock.seconds
         everything: dict[str, float | None] = {
@@ -100,6 +103,10 @@ class Journal:
         self._diagnosing = state["diagnosing"]
         self.record.load_state_dict(state["record"])
         self.clock.load_state_dict(state["clock"])
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
 
 
 def _episodes(batch: Batch) -> dict[str, float | None]:

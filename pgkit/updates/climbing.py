@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pgkit.core.flat_gradient import FlatGradient
+from pgkit.core.placed import told
 from pgkit.errors import RunFault
 from pgkit.objectives import Objective
 
@@ -31,6 +32,7 @@ class Climber:
         self.limit = float("inf") if max_grad_norm is None else max_grad_norm
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self._learning_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._sound: Tensor | None = None  # on a device, whether all gradients since `begin` were finite
 
     @property
     def learning_rate(self) -> float:
@@ -39,6 +41,7 @@ class Climber:
 
     def begin(self, progress: float) -> None:
         """Sets the learning rates for a share of the run that is over."""
+        self._sound = None
         if self.schedule == "linear":
             for group, rate in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
                 group["lr"] = rate * max(0.0, 1.0 - progress)
@@ -58,9 +61,7 @@ class Climber:
         Raises: RunFault where the gradient is not finite; parameters and optimizer moments are then left untouched.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not norm < float("inf"):
-            raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
+        norm = expect_finite(float(torch.nn.utils.get_total_norm(gradients)))
         if norm > self.limit:
             torch._foreach_mul_(gradients, self.limit / norm)
         self.optimizer.step()
@@ -71,13 +72,31 @@ class Climber:
 
         Raises: RunFault as `step` does.
         """
-        norm = float(torch.linalg.vector_norm(gradient))
-        if not norm < float("inf"):
-            raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
+        return expect_finite(float(self.follow(gradient)))
+
+    def follow(self, gradient: Tensor) -> Tensor:
+        """Takes a step along a gradient `[P]` and returns its length before clipping, a scalar.
+
+        On a device nobody waits for that length: from the first one on that is not finite parameters stay as they are,
+        until `begin`, and the caller is to tell it with `expect_finite`.
+        Raises: RunFault as `step` does, on the host.
+        """
+        norm = torch.linalg.vector_norm(gradient)
         # Uphill for an optimizer that minimises: the same sign flip.
-        torch.mul(gradient, -min(1.0, self.limit / norm if norm else 1.0), out=self._descent.vector)
+        if gradient.device.type == "cpu":
+            length = expect_finite(float(norm))
+            torch.mul(gradient, -min(1.0, self.limit / length if length else 1.0), out=self._descent.vector)
+            self._descent.hand_over()
+            self.optimizer.step()
+            return norm
+        before, sound = self.position(), norm.isfinite() if self._sound is None else self._sound & norm.isfinite()
+        share = (self.limit / norm).clamp(max=1.0)
+        self._sound = sound
+        self._descent.vector.copy_(torch.where(sound, gradient * -share, 0.0))
         self._descent.hand_over()
         self.optimizer.step()
+        # Momentum would move them along a gradient of zeros.
+        self.move([torch.where(sound, *pair) for pair in zip(self.parameters, before, strict=True)])
         return norm
 
     @cached_property
@@ -90,16 +109,14 @@ class Climber:
         found = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, pieces, strict=True)]
         return torch.cat([each.reshape(-1) for each in found])
 
-    def gradient_of(self, objective: Objective) -> tuple[Tensor, float, float]:
-        """Returns an objective's ascent gradient `[P]`, its value and the mean entropy of its rows.
+    def gradient_of(self, objective: Objective) -> tuple[Tensor, float, float, float]:
+        """Returns an objective's ascent gradient `[P]` and its length, its value and the mean entropy of its rows.
 
         Raises: RunFault where the gradient is not finite.
         """
         found = objective.ascent()
-        norm = float(torch.linalg.vector_norm(found.gradient))
-        if not norm < float("inf"):
-            raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
-        return found.gradient, found.value, found.entropy
+        norm, value, entropy = told([torch.linalg.vector_norm(found.gradient), found.value, found.entropy])
+        return found.gradient, expect_finite(norm), value, entropy
 
     def advance(self, step: Tensor) -> None:
         """Adds a step `[P]` to the parameters."""
@@ -128,3 +145,13 @@ class Climber:
         """Puts them back."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._learning_rates = list(state["learning_rates"])
+
+
+def expect_finite(norm: float) -> float:
+    """Returns the length of a gradient.
+
+    Raises: RunFault where it is not finite.
+    """
+    if not norm < float("inf"):
+        raise RunFault(f"gradient/norm: {norm}, expected a finite number; the parameters were left as they were")
+    return norm

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import torch
+from torch import Tensor
 
+from pgkit.core.placed import told
 from pgkit.objectives import Ascent, Objective
 from pgkit.options import NonNegative, Positive
 from pgkit.types import Metrics
-from pgkit.updates.climbing import Climber
+from pgkit.updates.climbing import Climber, expect_finite
 from pgkit.updates.preview import Preview
 
 ATTEMPTS = 20
@@ -57,19 +59,20 @@ class GradientStep:
         climber = self._climber
         climber.begin(progress)
         found, limit = objective.ascent(), self.max_trajectory_kl
-        norm, scale = (
-            (climber.ascend(found.gradient), None) if limit is None else self._limited(objective, found, limit)
+        length, scale = (
+            (climber.follow(found.gradient), None) if limit is None else self._limited(objective, found, limit)
         )
+        norm, value, entropy = told([length, found.value, found.entropy])
         metrics: Metrics = {
-            "gradient/norm": norm,
+            "gradient/norm": expect_finite(norm),
             "gradient/norm_clipped": min(norm, climber.limit),
-            "update/surrogate": found.value,
+            "update/surrogate": value,
             "update/learning_rate": climber.learning_rate,
-            "policy/entropy": found.entropy,
+            "policy/entropy": entropy,
         }
         return metrics if limit is None else metrics | {"update/step_scale": scale}
 
-    def _limited(self, objective: Objective, found: Ascent, limit: float) -> tuple[float, float]:
+    def _limited(self, objective: Objective, found: Ascent, limit: float) -> tuple[float | Tensor, float]:
         """Takes a step, or the part of it that stays within a divergence; returns the gradient's norm and that part."""
         before, laws = self._climber.position(), objective.laws()
         norm = self._climber.ascend(found.gradient)

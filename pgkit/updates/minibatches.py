@@ -8,6 +8,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from pgkit.core.placed import carried
 from pgkit.objectives import Objective
 from pgkit.options import Count
 
@@ -37,12 +38,15 @@ class Minibatches:
     def walk(self, objective: Objective) -> Iterator[Tensor]:
         """Yields the flat rows of every minibatch of every epoch."""
         valid, num_columns, pieces = objective.valid, objective.trajectories.num_columns, self.pieces(objective)
+        in_columns = self._in_columns(objective)
         for _ in range(self.epochs):
-            if not self._in_columns(objective):
-                yield from valid[torch.randperm(len(valid), generator=self.generator)].tensor_split(pieces)
+            shuffled = torch.randperm(num_columns if in_columns else len(valid), generator=self.generator)
+            places = carried(shuffled, valid).tensor_split(pieces)
+            if not in_columns:
+                yield from (valid[place] for place in places)
                 continue
-            for columns in torch.randperm(num_columns, generator=self.generator).tensor_split(pieces):
-                rows = valid[torch.isin(valid % num_columns, columns.to(valid.device))]
+            for columns in places:
+                rows = valid[torch.isin(valid % num_columns, columns)]
                 if len(rows):  # a column may be a reset row and nothing else
                     yield rows
 
@@ -68,8 +72,9 @@ class Minibatches:
 
 def normalised(advantages: Tensor) -> Tensor:
     """Returns the advantages less their mean over their standard deviation; zeros where they are all the same."""
-    least, most = advantages.aminmax()
-    if len(advantages) < 2 or least == most:
+    if len(advantages) < 2:
         return torch.zeros_like(advantages)
+    least, most = advantages.aminmax()
     spread, mean = torch.std_mean(advantages)
-    return (advantages - mean) / spread
+    # Equal numbers may have a spread: the rounding error of their mean.
+    return torch.where(least == most, 0.0, (advantages - mean) / spread)

@@ -8,10 +8,11 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
+from pgkit.core.placed import told
 from pgkit.objectives import Objective
 from pgkit.options import Count, NonNegative, Positive
 from pgkit.types import Metrics
-from pgkit.updates.climbing import LARGEST_LOG_RATIO, Climber
+from pgkit.updates.climbing import LARGEST_LOG_RATIO, Climber, expect_finite
 from pgkit.updates.minibatches import Minibatches, MinibatchOf, Normalise
 
 
@@ -73,7 +74,8 @@ class PPOClip:
         clip = self.clip * (max(0.0, 1.0 - progress) if self.clip_schedule == "linear" else 1.0)
         advantages = self._minibatches.advantages(objective)
         seen: list[tuple[Tensor, Tensor, Tensor]] = []  # of every step's rows: surrogate, log ratio, entropy
-        norms, divergence, samples_a_row = [], None, 1.0
+        norms: list[Tensor] = []
+        divergence, samples_a_row = None, 1.0
         for rows in self._minibatches.walk(objective):
             scored = objective.scored(rows)
             log_ratio = scored.log_prob - scored.behavior_log_prob
@@ -83,7 +85,7 @@ class PPOClip:
                     break
             surrogate, slope = clipped_surrogate(self._minibatches.within(advantages[rows]), log_ratio, clip)
             share, samples_a_row = self.entropy_coefficient / scored.num_samples, scored.num_samples / len(rows)
-            norms.append(self._climber.ascend(scored.gradient(slope / scored.num_samples, share)))
+            norms.append(self._climber.follow(scored.gradient(slope / scored.num_samples, share)))
             seen.append((surrogate, log_ratio, scored.entropy))
         steps = len(norms)
         found: Metrics = dict.fromkeys(self.tags)
@@ -95,22 +97,35 @@ class PPOClip:
             "update/epochs": steps / self._minibatches.pieces(objective),
             "update/steps": float(steps),
         }
-        if steps:
-            found["gradient/norm"] = sum(norms) / steps
-            found["gradient/norm_clipped"] = sum(min(norm, self._climber.limit) for norm in norms) / steps
-            found |= self._averages(seen, samples_a_row, clip)
-        return found
+        return found | self._averages(norms, seen, samples_a_row, clip) if steps else found
 
-    def _averages(self, seen: list[tuple[Tensor, Tensor, Tensor]], samples_a_row: float, clip: float) -> Metrics:
-        """Returns the means over all rows of all steps."""
+    def _averages(
+        self, norms: list[Tensor], seen: list[tuple[Tensor, Tensor, Tensor]], samples_a_row: float, clip: float
+    ) -> Metrics:
+        """Returns the means over all steps and their rows: the one place where the host waits for an update.
+
+        Raises: RunFault where a gradient was not finite.
+        """
         surrogate, log_ratio, entropy = (torch.cat(each) for each in zip(*seen, strict=True))
-        mean_entropy = float(entropy.mean())
+        deviation = (ratio_of(log_ratio) - 1).abs()
+        mean_surrogate, mean_entropy, clip_fraction, divergence, first, *lengths = told(
+            [
+                surrogate.mean(),
+                entropy.mean(),
+                deviation.gt(clip).to(entropy.dtype).mean(),
+                approximate_kl(log_ratio),
+                deviation[: len(seen[0][1])].max(),
+                *norms,
+            ]
+        )
         return {
-            "update/surrogate": (float(surrogate.mean()) + self.entropy_coefficient * mean_entropy) / samples_a_row,
+            "gradient/norm": sum(expect_finite(norm) for norm in lengths) / len(lengths),
+            "gradient/norm_clipped": sum(min(norm, self._climber.limit) for norm in lengths) / len(lengths),
+            "update/surrogate": (mean_surrogate + self.entropy_coefficient * mean_entropy) / samples_a_row,
             "policy/entropy": mean_entropy,
-            "update/clip_fraction": float((ratio_of(log_ratio) - 1).abs().gt(clip).to(entropy.dtype).mean()),
-            "update/approximate_kl": float(approximate_kl(log_ratio)),
-            "update/first_ratio_deviation": float((ratio_of(seen[0][1]) - 1).abs().max()),
+            "update/clip_fraction": clip_fraction,
+            "update/approximate_kl": divergence,
+            "update/first_ratio_deviation": first,
         }
 
     def state_dict(self) -> dict[str, Any]:

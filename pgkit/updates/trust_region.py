@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, final
 import torch
 
 from pgkit.core.natural import solve_conjugate_gradient
+from pgkit.core.placed import told
 from pgkit.objectives import Objective
 from pgkit.options import Count, NonNegative, Positive, Range
 from pgkit.types import Metrics
@@ -59,35 +60,38 @@ class TrustRegion:
         Raises: RunFault where the gradient is not finite; the parameters are then left untouched.
         """
         limit = self.max_kl * (max(0.0, 1.0 - progress) if self.schedule == "linear" else 1.0)
-        gradient, surrogate, entropy = self._climber.gradient_of(objective)
+        gradient, norm, surrogate, entropy = self._climber.gradient_of(objective)
         metrics: Metrics = {
             **dict.fromkeys(self.tags),
-            "gradient/norm": float(gradient.norm()),
+            "gradient/norm": norm,
             "update/surrogate": surrogate,
             "policy/entropy": entropy,
             "update/damping": self.damping,
         }
         stays: Metrics = {"update/step_norm": 0.0, "update/kl": 0.0, "update/gain": 0.0}
-        if not gradient.any():
+        if norm == 0:
             return metrics | stays | {"update/rejected": 0.0}
         most = self.max_rows or len(objective.valid)
         rows = thinned(objective.valid, most, objective.trajectories.num_columns)
         product = objective.curvature(rows)
         found = solve_conjugate_gradient(product, gradient, damping=self.damping, iterations=self.iterations)
-        curvature = float(found.solution @ product(found.solution))
-        metrics |= {"update/cg_residual": found.residual, "update/curvature": curvature}
+        curvature, residual, length = told([
+            found.solution @ product(found.solution), found.residual, torch.linalg.vector_norm(found.solution)
+        ])  # fmt: skip
+        metrics |= {"update/cg_residual": residual, "update/curvature": curvature}
         if not curvature > 0:
             return metrics | stays | {"update/rejected": 1.0}
-        step = (2 * limit / curvature) ** 0.5 * found.solution
+        scale = (2 * limit / curvature) ** 0.5
+        step = scale * found.solution
         before, start, old = objective.laws(), self._climber.position(), self._log_prob(objective)
         first = self._surrogate(objective, old)
         for tries in range(self.max_backtracks + 1):
             self._climber.advance(self.backtrack**tries * step)
-            divergence = float(objective.divergence(before).sum()) / len(objective.valid)
-            gain = self._surrogate(objective, old) - first
+            total, gain = told([objective.divergence(before).sum(), self._surrogate(objective, old) - first])
+            divergence = total / len(objective.valid)
             if divergence <= limit and gain > 0:
                 return metrics | {
-                    "update/step_norm": float(self.backtrack**tries * step.norm()),
+                    "update/step_norm": self.backtrack**tries * scale * length,
                     "update/backtracks": float(tries),
                     "update/rejected": 0.0,
                     "update/gain": gain,
@@ -107,10 +111,10 @@ class TrustRegion:
         with torch.no_grad():
             return objective.terms().log_prob
 
-    def _surrogate(self, objective: Objective, old: torch.Tensor) -> float:
+    def _surrogate(self, objective: Objective, old: torch.Tensor) -> torch.Tensor:
         """Returns Σ r c with its entropy bonus at the policy as it is; the coefficients hold their own weights."""
         with torch.no_grad():
             terms = objective.terms()
             ratio = (terms.log_prob - old).clamp(max=LARGEST_LOG_RATIO).exp()
             value = (ratio * terms.coefficients).sum() + self.entropy_coefficient * terms.entropy.sum()
-        return float(value) / terms.num_samples
+        return value.double() / terms.num_samples

@@ -15,6 +15,8 @@ from pgkit.types import Metrics
 from pgkit.updates.climbing import LARGEST_LOG_RATIO, Climber, Schedule
 from pgkit.updates.natural import thinned
 
+STEP = ("update/step_norm", "update/backtracks", "update/rejected", "update/gain", "update/kl")
+
 
 @final
 class TrustRegion:
@@ -31,7 +33,7 @@ class TrustRegion:
     needs_single_terms = True
     tags = (
         "gradient/norm", "update/surrogate", "policy/entropy", "update/damping", "update/curvature",
-        "update/cg_residual", "update/step_norm", "update/backtracks", "update/rejected", "update/gain", "update/kl",
+        "update/cg_residual", *STEP,
     )  # fmt: skip
 
     def __init__(
@@ -68,9 +70,9 @@ class TrustRegion:
             "policy/entropy": entropy,
             "update/damping": self.damping,
         }
-        stays: Metrics = {"update/step_norm": 0.0, "update/kl": 0.0, "update/gain": 0.0}
+        stays: Metrics = dict.fromkeys(STEP, 0.0)
         if norm == 0:
-            return metrics | stays | {"update/rejected": 0.0}
+            return metrics | stays
         most = self.max_rows or len(objective.valid)
         rows = thinned(objective.valid, most, objective.trajectories.num_columns)
         product = objective.curvature(rows)
@@ -79,6 +81,8 @@ class TrustRegion:
             found.solution @ product(found.solution), found.residual, torch.linalg.vector_norm(found.solution)
         ])  # fmt: skip
         metrics |= {"update/cg_residual": residual, "update/curvature": curvature}
+        if limit == 0:  # the end of a schedule: nothing is tried, and nothing rejected
+            return metrics | stays
         if not curvature > 0:
             return metrics | stays | {"update/rejected": 1.0}
         scale = (2 * limit / curvature) ** 0.5

@@ -22,8 +22,8 @@ from pgkit.updates.within import advance_within
 class EpisodicNatural:
     """Fits R(τ) ≈ b + Sᵀ(τ) w over the episodes of a batch, S = Σ_t ∇log π(a_t|s_t), and steps along w.
 
-    w is the natural gradient, b the baseline that comes with it. λ is `damping` times the mean eigenvalue of the
-    covariance of the scores that so many episodes can show, plus `damping_floor`. The step is as long as
+    w is the natural gradient, b the baseline that comes with it. λ is `damping` times the trace of the
+    covariance of the scores, however many episodes there are, plus `damping_floor`. The step is as long as
     KL(π_old ‖ π) ≤ `max_kl` a row allows, measured on the batch. Rewards are read as they are and weighted as the batch
     is, so that returns, baseline and estimator matter to the instruments alone. The optimizer's own settings are not
     used.
@@ -45,7 +45,7 @@ class EpisodicNatural:
         optimizer: torch.optim.Optimizer,
         gamma: Fraction,
         max_kl: Positive = 0.05,
-        damping: Positive = 0.1,
+        damping: Positive = 5e-3,
         damping_floor: Positive = 1e-6,
         schedule: Schedule = "constant",
     ) -> None:
@@ -69,8 +69,8 @@ class EpisodicNatural:
         before = objective.laws()
         with torch.no_grad():
             entropy = float(objective.terms().entropy.mean())
-        size = float(shares @ centred.square().sum(dim=1))
-        damping = self.damping * size / min(centred.shape) + self.damping_floor
+        trace = float(shares @ centred.square().sum(dim=1))
+        damping = self.damping * trace + self.damping_floor
         found = regress_on_scores(scores, returns, damping=damping, weights=weights)
         # Score sums of an episode carry its whole divergence: over its rows, it is that of a row.
         curvature = float(shares @ (centred @ found.slope).square()) * scores.shape[0] / len(objective.valid)

@@ -76,3 +76,15 @@ def test_runs_leave_no_file_open_no_thread_and_no_setting_behind(tmp_path: Path)
         first = run(0, vectorization)
         assert [run(number, vectorization) for number in (1, 2, 3)] == [first] * 3
     assert torch.get_default_dtype() == dtype and torch.equal(torch.get_rng_state(), state)
+
+
+def _shares(folder: Path, *overrides: str) -> list[float]:
+    """Returns what the bound left of the natural steps of a short run, one number an update."""
+    run = train(folder, "env=CartPole", "agent=npg", "total_steps=1500", "evaluation.episodes=0", *overrides)
+    return [float(line["update/step_share"]) for line in run.metrics if line["update/step_share"]]
+
+
+def test_natural_steps_are_as_long_as_their_quadratic_model_says(tmp_path: Path) -> None:
+    """With little damping they run along flat directions until the divergence is no longer quadratic."""
+    assert min(_shares(tmp_path / "default")) > 0.5
+    assert max(_shares(tmp_path / "little", "update.damping=1e-6")) < 0.5

@@ -86,8 +86,7 @@ def test_the_direction_is_that_of_a_dense_solve(solve: Any) -> None:
     gradient = gradient_of(problem, objective)
     empirical = empirical_fisher(problem, objective)
     fisher = empirical if solve == "samples" else exact_fisher(problem, objective)
-    rows = len(objective.valid)
-    damping = 0.05 * float(empirical.diagonal().sum()) / min(rows, len(gradient)) + 1e-6
+    damping = 0.05 * float(empirical.diagonal().sum()) + 1e-6
     step, metrics = stepped(natural(problem, solve=solve, iterations=100), problem, objective)
     expected = solve_dense(fisher, gradient, damping=damping)
     assert metrics["update/damping"] == pytest.approx(damping, abs=1e-12)
@@ -170,7 +169,7 @@ def test_a_settled_policy_is_left_alone(solve: Any, monkeypatch: pytest.MonkeyPa
     taken = (torch.where(batch.mask, batch.actions, 0) == 0).all(dim=0).nonzero().squeeze(-1)
     objective = objective_of(problem, columns=taken)
     update = natural(problem, solve=solve)
-    monkeypatch.setattr(update._climber, "gradient_of", lambda _: (torch.ones(6), 6**0.5, 0.0, 0.0))
+    monkeypatch.setattr(update._climber, "gradient_of", lambda _: (torch.ones(6), 0.0, 0.0))
     step, metrics = stepped(update, problem, objective)
     assert not step.any() and metrics["update/curvature"] == 0
 
@@ -223,3 +222,16 @@ def test_rows_are_thinned_evenly_along_every_column(num_columns: int, max_rows: 
     steps = (found[found % num_columns == 0] // num_columns).diff()
     assert len(steps) == 0 or int(steps.min()) == int(steps.max())
     assert thinned(valid[:0], 5, num_columns).tolist() == []
+
+
+@pytest.mark.parametrize("solve", ["samples", "conjugate_gradient", "diagonal", "kronecker"])
+def test_damping_is_a_share_of_the_trace_however_many_rows_there_are(solve: Any) -> None:
+    """A unit that counted rows or parameters would turn 1e-3 of the trace into a thousandth of that."""
+    problem = Enumeration(CHAIN, seed=2)
+    objective = objective_of(problem)
+    for max_rows in (3, 10_000):
+        index = thinned(objective.valid, max_rows, objective.trajectories.num_columns)
+        squares = problem.scores.flatten(0, 1)[index].square().sum(dim=1)
+        update = natural(Enumeration(CHAIN, seed=2), solve=solve, max_rows=max_rows, damping=0.05)
+        _, metrics = stepped(update, problem, objective_of(problem))
+        assert metrics["update/damping"] == pytest.approx(0.05 * float(squares.mean()) + 1e-6, rel=1e-12)

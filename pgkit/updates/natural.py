@@ -11,6 +11,7 @@ from torch import Tensor
 from pgkit.core.fisher import empirical_vector_product
 from pgkit.core.kronecker import solve_kronecker
 from pgkit.core.natural import solve_by_samples, solve_conjugate_gradient, solve_diagonal
+from pgkit.core.placed import told
 from pgkit.errors import UsageError
 from pgkit.objectives import Objective
 from pgkit.options import Count, NonNegative, Positive
@@ -70,34 +71,31 @@ class NaturalStep:
         Raises: RunFault where the gradient is not finite; the parameters are then left untouched.
         """
         limit = self.max_kl * (max(0.0, 1.0 - progress) if self.schedule == "linear" else 1.0)
-        gradient, surrogate, entropy = self._climber.gradient_of(objective)
+        gradient, norm, surrogate, entropy = self._climber.gradient_of(objective)
         metrics: Metrics = {
             **dict.fromkeys(self.tags),
-            "gradient/norm": float(gradient.norm()),
+            "gradient/norm": norm,
             "update/surrogate": surrogate,
             "policy/entropy": entropy,
         }
         index = thinned(objective.valid, self.max_rows, objective.trajectories.num_columns)
-        if len(index) == 0 or not gradient.any():
+        if len(index) == 0 or norm == 0:
             return metrics | {"update/step_norm": 0.0, "update/kl": 0.0}
         before = objective.laws()
         geometry = _Geometry(objective, index, self)
         metrics["update/damping"] = geometry.damping
-        direction, residual = geometry.solved(gradient.double())
-        if residual is not None:
-            metrics["update/cg_residual"] = residual
-        curvature = float(direction @ geometry.product(direction))
+        direction, left = geometry.solved(gradient.double())
+        cosine = torch.cosine_similarity(gradient.double(), direction, dim=0)
+        figures = [direction @ geometry.product(direction), direction @ direction, cosine]
+        curvature, square, *rest = told([*figures, *left])
+        metrics |= dict(zip(("update/natural_cosine", "update/cg_residual"), rest, strict=False))
         metrics["update/curvature"] = curvature
-        length = (
-            (2 * limit / curvature) ** 0.5 if curvature > self.damping_floor * float(direction @ direction) else 0.0
-        )
-        step = length * direction
-        metrics["update/natural_cosine"] = float(torch.cosine_similarity(gradient.double(), direction, dim=0))
+        length = (2 * limit / curvature) ** 0.5 if curvature > self.damping_floor * square else 0.0
         # Few rows understate the curvature, long steps leave the quadratic model: what the divergence allows is
         # known once the step was tried.
-        share, metrics["update/kl"] = advance_within(self._climber, objective, step, before, limit)
+        share, metrics["update/kl"] = advance_within(self._climber, objective, length * direction, before, limit)
         metrics["update/step_share"] = share if length else None
-        metrics["update/step_norm"] = share * float(step.norm())
+        metrics["update/step_norm"] = share * length * square**0.5
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,16 +137,16 @@ class _Geometry:
             else lambda vector: empirical_vector_product(self._scores, vector)
         )
 
-    def solved(self, gradient: Tensor) -> tuple[Tensor, float | None]:
-        """Returns (F + λI)⁻¹ g `[P]`, and what conjugate gradients left of it, None for the others."""
+    def solved(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Returns (F + λI)⁻¹ g `[P]`, and what conjugate gradients left of it, where those were taken."""
         if self._update.solve == "conjugate_gradient":
             found = solve_conjugate_gradient(
                 self.product, gradient, damping=self.damping, iterations=self._update.iterations
             )
-            return found.solution, found.residual
+            return found.solution, [found.residual]
         if self._layers is not None:
             mask = torch.ones(1, len(self._index), dtype=torch.bool, device=self._index.device)
-            return solve_kronecker(self._layers, mask, gradient, damping=self.damping), None
+            return solve_kronecker(self._layers, mask, gradient, damping=self.damping), []
         if self._update.solve == "diagonal":
-            return solve_diagonal(self._scores, gradient, damping=self.damping), None
-        return solve_by_samples(self._scores, gradient, damping=self.damping), None
+            return solve_diagonal(self._scores, gradient, damping=self.damping), []
+        return solve_by_samples(self._scores, gradient, damping=self.damping), []

@@ -169,7 +169,7 @@ def test_a_settled_policy_is_left_alone(solve: Any, monkeypatch: pytest.MonkeyPa
     taken = (torch.where(batch.mask, batch.actions, 0) == 0).all(dim=0).nonzero().squeeze(-1)
     objective = objective_of(problem, columns=taken)
     update = natural(problem, solve=solve)
-    monkeypatch.setattr(update._climber, "gradient_of", lambda _: (torch.ones(6), 0.0, 0.0))
+    monkeypatch.setattr(update._climber, "gradient_of", lambda _: (torch.ones(6), 6**0.5, 0.0, 0.0))
     step, metrics = stepped(update, problem, objective)
     assert not step.any() and metrics["update/curvature"] == 0
 

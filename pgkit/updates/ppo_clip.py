@@ -145,7 +145,8 @@ def ratio_of(log_ratio: Tensor) -> Tensor:
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
     """Returns the mean of (r − 1) − log r, an estimate of KL(μ ‖ π) in nats that is never below 0."""
-    return (ratio_of(log_ratio) - 1 - log_ratio).mean()
+    # r − 1 itself, since in single precision 1 would swallow what is near it.
+    return (torch.expm1(log_ratio.clamp(max=LARGEST_LOG_RATIO)) - log_ratio).mean()
 
 
 def clipped_surrogate(advantages: Tensor, log_ratio: Tensor, clip: float) -> tuple[Tensor, Tensor]:

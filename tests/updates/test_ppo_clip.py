@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgkit.errors import RunFault
 from pgkit.rl.objective import PolicyObjective
-from pgkit.updates.ppo_clip import PPOClip
+from pgkit.updates.ppo_clip import PPOClip, approximate_kl
 from tests.end_to_end.runs import train
 from tests.problems import Enumeration
 from tests.updates.batches import chain, drawn, objective_of, parameters_of, sgd
@@ -196,3 +196,11 @@ def test_what_acted_is_what_learns_to_single_precision(tmp_path: Path) -> None:
     run = train(tmp_path, *overrides)
     found = [float(line["update/first_ratio_deviation"]) for line in run.metrics]
     assert len(found) >= 5 and max(found) < 1e-4
+
+
+@pytest.mark.parametrize("size", [1e-8, 1e-7, 1e-6, 1e-3])
+def test_the_estimate_of_the_divergence_is_never_negative(size: float) -> None:
+    log_ratio = size * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    expected = float(approximate_kl(log_ratio.double()))
+    found = float(approximate_kl(log_ratio))
+    assert found >= 0 and abs(found - expected) <= 1e-3 * expected + 1e-15

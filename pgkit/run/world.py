@@ -11,6 +11,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from pgkit.core.division import Division
 from pgkit.errors import RunFault, UsageError
@@ -112,7 +113,7 @@ class World:
         """
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         try:
-            store, *_ = next(distributed.rendezvous("env://", timeout=MEETING))
+            store, *_ = next(rendezvous("env://", timeout=MEETING))
             store.set(f"size/{self.rank}", str(self.size))
             sizes = [int(store.get(f"size/{number}")) for number in range(self.size)]
         except (RuntimeError, ValueError) as error:

@@ -153,7 +153,7 @@ def _place() -> str:
     frame: Any = sys._getframe()
     while frame is not None:
         code, frame = frame.f_code, frame.f_back
-        if "/pgkit/" in code.co_filename:
+        if "/pgkit/" in code.co_filename and not code.co_filename.endswith("/core/placed.py"):  # but who asked it
             return f"{code.co_filename.rpartition('/pgkit/')[2]}:{code.co_name}"
     return "elsewhere"
 

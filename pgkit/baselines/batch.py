@@ -10,6 +10,7 @@ from torch import Tensor
 from pgkit.baselines.base import MemorylessBaseline
 from pgkit.core import score
 from pgkit.core.optimal_baseline import folds_of, others
+from pgkit.core.placed import carried
 from pgkit.errors import UsageError
 from pgkit.types import Coupling, Factors
 
@@ -61,5 +62,6 @@ class LeaveOneOut(MemorylessBaseline):
             return score.leave_one_out(factors.signal, factors.mask, factors.strata)
         signal = torch.where(factors.mask, factors.signal, 0.0).double()
         fold = folds_of(signal.shape[1], None, factors.strata)
-        sums, counts = (others(each.T.double(), fold)[fold].T for each in (signal, factors.mask))
+        own = carried(fold, signal)
+        sums, counts = (others(each.T.double(), fold)[own].T for each in (signal, factors.mask))
         return (sums / counts.clamp(min=1)).to(factors.signal.dtype)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pgkit.core.persample import layers_of
+from pgkit.core.placed import carried
 from pgkit.errors import UsageError
 from pgkit.types import expect
 
@@ -164,8 +165,8 @@ def others(values: Tensor, fold: Tensor) -> Tensor:
     Sums from both ends rather than a total less its own: one huge sample would leave nothing but its rounding error.
     Shapes: values `[N, …]`, fold `[N]`.
     """
-    fold = fold.to(values.device)
-    sums = values.new_zeros((int(fold.max()) + 1, *values.shape[1:])).index_add_(0, fold, values)
+    count = int(fold.max()) + 1
+    sums = values.new_zeros((count, *values.shape[1:])).index_add_(0, carried(fold, values), values)
     before = torch.cat([torch.zeros_like(sums[:1]), sums[:-1].cumsum(dim=0)])
     after = torch.cat([torch.zeros_like(sums[:1]), sums[1:].flip(0).cumsum(dim=0)]).flip(0)
     return before + after

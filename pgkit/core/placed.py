@@ -43,7 +43,7 @@ def carried(values: Tensor, like: Tensor) -> Tensor:
 
     Shapes: any.
     """
-    if like.device.type == "cuda":
+    if like.device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()  # what lies elsewhere is copied by the host, once the device is done
     return values.to(like.device, non_blocking=True)
 

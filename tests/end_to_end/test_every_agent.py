@@ -49,6 +49,8 @@ class Logged:
         if circumstance == "snr > 0":
             beside = {f"{tag.rpartition('/')[0]}/snr"} | ({"panel/current/snr"} if tag.startswith("panel/") else set())
             return all(self.above_zero(other, index) for other in beside)
+        if circumstance == "step taken":
+            return self.above_zero("update/step_norm", index)
         if circumstance == "in window":
             age = re.fullmatch(r"weights/lag_(\d+)/.*", tag)
             assert age is not None

@@ -125,35 +125,33 @@ def combine(layers: Sequence[LayerScores], coefficients: Tensor, num_parameters:
     """
     sizes = expect("M T N .", coefficients=coefficients)
     result = coefficients.new_zeros(sizes["M"], sizes["N"], num_parameters)
-    by_sample = coefficients.permute(2, 0, 1)  # [N, M, T]
+    by_sample = coefficients.permute(2, 1, 0).contiguous()  # [N, T, M]
     for layer in layers:
         outputs = layer.outputs.transpose(0, 1)  # [N, T, out]
         if layer.bias is not None:
-            result[:, :, layer.bias] += (by_sample @ outputs).transpose(0, 1)
+            result[:, :, layer.bias] += (by_sample.transpose(1, 2) @ outputs).transpose(0, 1)
         if layer.weight is not None and layer.inputs is not None:
-            products = _weighted_products(by_sample, outputs, layer.inputs.transpose(0, 1))
-            result[:, :, layer.weight] += products.transpose(0, 1)
+            _add_weighted_products(result[:, :, layer.weight], by_sample, outputs, layer.inputs.transpose(0, 1))
     return result
 
 
-def _weighted_products(coefficients: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
-    """Returns (c ∘ D)ᵀ A for every sample and coefficient vector, `[N, M, out·in]`.
+def _add_weighted_products(into: Tensor, coefficients: Tensor, outputs: Tensor, inputs: Tensor) -> None:
+    """Adds (c ∘ D)ᵀ A of every sample and coefficient vector to `into`, `[M, N, out·in]`.
 
     The narrower of D and A carries the coefficients, and samples are taken a few at a time, so that the weighted copy
     stays in the processor's cache.
-    Shapes: coefficients `[N, M, T]`; outputs `[N, T, out]`; inputs `[N, T, in]`.
+    Shapes: coefficients `[N, T, M]`; outputs `[N, T, out]`; inputs `[N, T, in]`.
     """
-    num_samples, num_vectors, _ = coefficients.shape
+    num_samples, _, num_vectors = coefficients.shape
     swapped = inputs.shape[2] < outputs.shape[2]
     narrow, wide = (inputs, outputs) if swapped else (outputs, inputs)
     size = max(1, CACHE // (num_vectors * narrow[0].numel()))
-    parts = []
     for start in range(0, num_samples, size):
         some = slice(start, start + size)
-        weighted = coefficients[some, :, None, :] * narrow[some].transpose(1, 2)[:, None]  # [n, M, narrow, T]
-        product = (weighted.flatten(1, 2) @ wide[some]).unflatten(1, (num_vectors, -1))  # [n, M, narrow, wide]
-        parts.append((product.transpose(2, 3) if swapped else product).flatten(2))
-    return torch.cat(parts)
+        weighted = coefficients[some, :, :, None] * narrow[some, :, None, :]  # [n, T, M, narrow]
+        product = (weighted.flatten(2).transpose(1, 2) @ wide[some]).unflatten(1, (num_vectors, -1))
+        product = product.transpose(2, 3) if swapped else product  # [n, M, out, in]
+        into[:, some].unflatten(2, product.shape[2:]).add_(product.transpose(0, 1))
 
 
 def per_sample_by_vmap(module: nn.Module, inputs: Sequence[Any], coefficients: Tensor) -> Tensor:

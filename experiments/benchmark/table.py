@@ -41,8 +41,8 @@ class Published:
 
 
 ZOO, CLEANRL, TIANSHOU = "Zoo", "CleanRL", "Tianshou"
-LAW_OF = {ZOO: "deterministic", CLEANRL: "stochastic", TIANSHOU: "deterministic"}
-"""Of what is published: CleanRL's are returns in training, the others those of a test."""
+LAW_OF = {ZOO: "deterministic", CLEANRL: "stochastic", TIANSHOU: "stochastic"}
+"""Of what is published: CleanRL's are returns in training, Tianshou's of a test whose actions were drawn as well."""
 PUBLISHED: dict[tuple[str, str], tuple[Published, ...]] = {
     ("CartPole-v1", "ppo"): (Published(ZOO, 500.0, 100_000),),
     ("Acrobot-v1", "ppo"): (Published(ZOO, -73.506, 1_000_000),),

@@ -16,7 +16,7 @@ from pgkit.core.recurrence import GRU, LSTM
 from pgkit.core.recurrent_network import RecurrentNetwork
 from pgkit.critics.value import ValueNetwork
 from pgkit.options import Count, Positive
-from pgkit.types import Metrics, Observations, Trajectories, map_observations
+from pgkit.types import Measured, Observations, Trajectories, map_observations
 
 
 @final
@@ -106,7 +106,7 @@ class RecurrentValueCritic:
 
     def update(
         self, trajectories: Trajectories, targets: Tensor, mask: Tensor, weight: Tensor | None = None
-    ) -> Metrics:
+    ) -> Measured:
         """Takes `steps` gradient steps towards the targets; reports their mean loss in squared target units.
 
         Each step is on whole columns, about `minibatch_size` rows of them, and an unbiased estimate of that on all.
@@ -136,7 +136,7 @@ class RecurrentValueCritic:
         """Returns the state before row 0: nothing is remembered where columns are whole episodes."""
         return None if starts is None or self.state is None else self.state.to(self.network.encoder.scale)
 
-    def _fit(self, columns: _Columns, mask: Tensor) -> float:
+    def _fit(self, columns: _Columns, mask: Tensor) -> Tensor:
         """Returns the mean loss of the steps, in squared target units."""
         live = mask.any(dim=0).nonzero().squeeze(-1).cpu()
         lengths = (mask * torch.arange(1, len(mask) + 1, device=mask.device)[:, None]).amax(dim=0).cpu()
@@ -150,7 +150,7 @@ class RecurrentValueCritic:
             loss.backward()
             self.optimizer.step()
             total += loss.detach()
-        return float(total) / self.steps * self.network.spread**2
+        return self.network.squared_units(total / self.steps)
 
     def _loss(self, columns: _Columns) -> Tensor:
         """Returns the weighted sum of squared errors, in the unit of the network."""

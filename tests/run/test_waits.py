@@ -38,7 +38,8 @@ AGENTS = {
     "trpo": {**COLLECTED, **LOGGED, **GEOMETRIC, "updates/trust_region.py:step": 1 + TRIES},
     "reinforce": {**ACTING, **FIRST_ORDER},
     "npg": {
-        **ACTING,
+        **COLLECTED,
+        **LOGGED,
         **GEOMETRIC,
         "updates/natural.py:__init__": 1,  # the damping, in the unit of the Fisher matrix
         "core/natural.py:solve_by_samples": 1,  # whether torch could factorise it
@@ -77,7 +78,7 @@ def expect_at_most(found: list[Counter[str]], allowed: dict[str, int]) -> None:
     ("agent", "env"), [*((agent, "CartPole") for agent in AGENTS), ("ppo", "Pendulum"), ("reinforce", "Pendulum")]
 )
 def test_nobody_waits_but_to_decide_and_to_log(agent: str, env: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = ON_THE_HOST if agent in ("reinforce", "npg") else ON_THE_DEVICE
+    where = ON_THE_HOST if agent == "reinforce" else ON_THE_DEVICE
     if env == "Pendulum" and where is ON_THE_HOST:
         where = ("collect=steps", "returns.cut=zero", *ON_THE_DEVICE[1:])
     expect_at_most(waits_of(f"env={env}", f"agent={agent}", *where, patch=monkeypatch), AGENTS[agent])

@@ -153,7 +153,7 @@ def assemble(config: DictConfig, world: World | None = None) -> Parts:
     )
     if world.size > 1:
         _check_shared(collector, behavior, world)
-        learnt = [part for part in (policy, getattr(critic, "network", None)) if part is not None]
+        learnt = [part for part in (policy, getattr(critic, "network", None)) if isinstance(part, torch.nn.Module)]
         collector = Gathered(
             collector, world, num_lanes=num_lanes, parameters=lambda: [p for part in learnt for p in part.parameters()]
         )

@@ -7,11 +7,11 @@ from typing import final
 
 from torch import Tensor
 
-ROWS, WORTH = 64, 2**24
+ROWS, WORTH = 64, 2**26
 """Rows, and rows times parameters, from which a gradient is divided: below, messages cost what they save, or more.
 
-A row costs some 6 operations a parameter; a message costs up to milliseconds where the processors are taken, and
-grows with the parameters as well.
+A row costs some 6 operations a parameter. A message costs parts of a millisecond where processors are free, several
+where they are taken, and grows with the parameters as well.
 """
 
 

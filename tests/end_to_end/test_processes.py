@@ -91,8 +91,9 @@ def test_lanes_that_cannot_be_shared_are_one_line_and_nothing_is_written(tmp_pat
 
 LARGE = (
     "agent=ppo", "env.num_envs=6", "collect.steps=128", "total_steps=2000", "diagnostics=none",
-    "policy.hidden_sizes=[256,256]", "critic.hidden_sizes=[256,256]", "critic.steps=10", "update.minibatches=2",
-    "update.target_kl=0.004", "policy.normalise_observations=true", "seed=3",
+    "policy.hidden_sizes=[320,320]", "critic.hidden_sizes=[320,320]", "critic.steps=10", "critic.minibatch_size=1000",
+    "update.minibatches=1", "update.target_kl=0.004", "optimizer.lr=3e-3", "seed=3",
+    "policy.normalise_observations=true",
 )  # fmt: skip
 """Minibatches large enough to be divided, and an update that ends where the divergence says so."""
 
@@ -109,7 +110,7 @@ def test_two_or_three_processes_share_gradients_and_find_what_one_finds(tmp_path
         assert code == 0, errors
         said = [json.loads((prints / f"{rank}.json").read_text()) for rank in range(size)]
         assert said == [said[0]] * size, "all processes hold the same, bit for bit"
-        assert (said[0]["sums"] > 40) == (size > 1)
+        assert (said[0]["sums"] > 30) == (size > 1)
         rows = list(csv.DictReader((folder / "metrics.csv").open(encoding="utf-8")))
         found[size] = load_file(folder / "checkpoints" / "last" / "policy.safetensors"), rows
     parameters, rows = found[1]

@@ -15,7 +15,7 @@ from pgkit.ranks import num_processes, rank
 from pgkit.rl.collect import Batch, EpisodesCollector
 from pgkit.rl.gathering import Gathered, joined
 from pgkit.rl.lanes import Lanes
-from pgkit.run.world import World
+from pgkit.run.world import World, backend_for
 
 THERE = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "WORLD_SIZE": "2"}
 
@@ -126,3 +126,32 @@ def test_what_cannot_be_divided_is_named() -> None:
     assert world.share("env.num_envs", 8) == 4 and not world.leads
     with pytest.raises(UsageError, match=r"^env.num_envs: 3 over 2 processes, expected a multiple of 2$"):
         world.share("env.num_envs", 3)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "expected"),
+    [
+        ("cpu", 2, 2, "gloo"),
+        ("auto", 0, 2, "gloo"),
+        ("cuda", 1, 2, "gloo"),  # NCCL refuses two processes on one GPU
+        ("cuda:0", 2, 2, "gloo"),
+        ("cuda", 2, 2, "cpu:gloo,cuda:nccl"),
+        ("auto", 4, 2, "cpu:gloo,cuda:nccl"),
+    ],
+)
+def test_sums_go_by_nccl_where_every_process_has_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processes: int, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    assert backend_for(device, processes) == expected
+
+
+def test_a_sum_that_nobody_answers_names_the_cause_and_not_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(tensor: torch.Tensor) -> None:
+        raise RuntimeError("[/src/gloo/pair.cc:537] Read error [::1]:80: Connection reset. This is caused by\nmore")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", broken)
+    with pytest.raises(RunFault, match=r"process of this run is gone \(Read error \[::1\]:80: Connection reset\)$"):
+        World(THERE).add(torch.ones(1))

@@ -150,13 +150,13 @@ gymnasium.register("Ladder-v0", entry_point=Ladder)
 
 
 @pytest.mark.parametrize("where", ["info", "observation"])
-@pytest.mark.parametrize("agent", ["reinforce", "ppo"])
-def test_training_never_chooses_what_the_table_forbids(tmp_path: Path, where: str, agent: str) -> None:
+@pytest.mark.parametrize(("agent", "policy"), [("reinforce", "mlp"), ("ppo", "mlp"), ("ppo", "gru")])
+def test_training_never_chooses_what_the_table_forbids(tmp_path: Path, where: str, agent: str, policy: str) -> None:
     wrapped = ("env.wrappers=[{action_mask:{conditional:true}}]",) if where == "info" else ()
     slabs = ("collect.steps=8", "critic.steps=2") if agent == "ppo" else ()
     run = train(
         tmp_path, "env=gym", f"env.id={__name__}:Ladder-v0", f"env.kwargs={{where:{where}}}", f"agent={agent}",
-        "total_steps=200", "evaluation.episodes=4", *wrapped, *slabs,
+        f"policy={policy}", "total_steps=200", "evaluation.episodes=4", *wrapped, *slabs,
     )  # fmt: skip
     assert run.summary["status"] == "finished"
     assert isinstance(run.parts.policy.law, ConditionalCategorical)

@@ -51,12 +51,12 @@ class Comparison:
         self.snapshot, self.candidates = snapshot, candidates
         self.columns = snapshot.coefficients.shape[1]
         linear = [each for each in candidates if not each.sums_actions]
-        self._signals = {each.name: signal_of(each, snapshot, gamma=gamma) for each in linear}
-        self._vectors = self._basis(linear)
-        room = affordable(snapshot, len(self._vectors) + 4)
-        self.measured = min(self.columns, max_columns or self.columns, room)
-        stacked = snapshot.scores.stacked(torch.stack(list(self._vectors.values()))[:, :, : self.measured])
-        self._gradients = dict(zip(self._vectors, stacked, strict=True))
+        most = min(self.columns, max_columns or self.columns)
+        self._signals: dict[str, Tensor] = {}
+        vectors = self._basis(linear, gamma, slice(0, most))
+        self.measured = min(most, affordable(snapshot, len(vectors) + 4))
+        stacked = snapshot.scores.stacked(torch.stack([each[:, : self.measured] for each in vectors.values()]))
+        self._gradients = dict(zip(vectors, stacked, strict=True))
 
     def current(self) -> Tensor:
         """Returns the gradients of the estimator in use, `[n, P]`."""
@@ -85,7 +85,7 @@ class Comparison:
         return gls.less_fitted(base, torch.stack([ones, self._gradients["values"]]))
 
     def signal(self, each: Candidate) -> Tensor:
-        """Returns the signal of a candidate that sums over no actions, `[T, N]`."""
+        """Returns the signal of a candidate that sums over no actions, `[T, n]`."""
         return self._signals[each.name]
 
     def _of_actions(self) -> Tensor:
@@ -97,32 +97,37 @@ class Comparison:
         rows = Scores(RowTerms(policy, every_action), (factors.contexts, factors.samples, coefficients), factors.mask)
         return rows.per_sample(factors.mask[:, : self.measured].to(coefficients.dtype))
 
-    def _basis(self, candidates: Sequence[Candidate]) -> Mapping[str, Tensor]:
-        """Returns the coefficient vectors `[T, N]` whose gradients the candidates are made of, by name."""
+    def _basis(self, candidates: Sequence[Candidate], gamma: float, first: slice) -> Mapping[str, Tensor]:
+        """Returns the coefficient vectors `[T, n]` whose gradients the candidates are made of, by name.
+
+        They are those of the `first` columns alone, as are the signals it keeps, though other columns may enter them.
+        """
         factors = self.snapshot.factors
         assert factors.scale is not None
-        vectors = {"ones": factors.scale}
+        vectors = {"ones": factors.scale[:, first]}
         for each in candidates:
             # The whole return carries γ^t itself.
-            scale = score.scale(factors.log_weight, factors.mask) if each.credit == "total" else factors.scale
-            signal = self._signals[each.name]
-            vectors[f"signal {each.name}"] = signal * scale
+            whole = score.scale(factors.log_weight, factors.mask) if each.credit == "total" else factors.scale
+            signal, scale = signal_of(each, self.snapshot, gamma=gamma), whole[:, first]
+            self._signals[each.name] = signal[:, first].clone()
+            vectors[f"signal {each.name}"] = signal[:, first] * scale
             if each.credit == "total":
                 vectors["total ones"] = scale
             if each.reference in ("value", "gls"):
                 assert factors.values is not None
-                vectors["values"] = factors.values[:-1] * factors.scale
+                vectors["values"] = factors.values[:-1, first] * factors.scale[:, first]
             if each.reference == "mean":
                 outcomes = torch.where(factors.mask, signal, 0.0)
                 vectors[f"mean {each.name}"] = outcomes.mean(dim=1, keepdim=True) * scale
             if each.reference == "optimal_time":
                 scores = self.snapshot.scores
-                products = scale * scores.step_products(scores.per_sample(signal * scale))
-                squares = scale.square() * scores.step_squares()
-                vectors[f"optimal_time {each.name}"] = optimal_baseline.cross_fitted_time(products, squares) * scale
+                products = whole * scores.step_products(scores.per_sample(signal * whole))
+                squares = whole.square() * scores.step_squares()
+                fitted = optimal_baseline.cross_fitted_time(products, squares)
+                vectors[f"optimal_time {each.name}"] = fitted[:, first] * scale
             if each.reference == "leave_one_out":
                 reference = score.leave_one_out(signal, factors.mask, factors.strata)
-                vectors[f"leave_one_out {each.name}"] = reference * scale
+                vectors[f"leave_one_out {each.name}"] = reference[:, first] * scale
         return vectors
 
 
@@ -134,11 +139,12 @@ def findings(comparison: Comparison, *, group: int) -> dict[str, Finding]:
 
     def of_pairs(signal: Tensor) -> Spread:
         """Returns the spread of leave-one-out on a signal, once for every signal."""
+        seen = signal[:, : comparison.measured]
         for known, found in pairs:
-            if torch.equal(known, signal):
+            if torch.equal(known, seen):
                 return found
         found = pair_spread(list(cross_gradients(snapshot, signal, groups)), num_samples=comparison.columns)
-        pairs.append((signal, found))
+        pairs.append((seen, found))
         return found
 
     def everyone() -> Iterator[tuple[str, Tensor, Coupling, Candidate | None]]:

@@ -120,19 +120,19 @@ def cross_gradients(snapshot: Snapshot, signal: Tensor, groups: Sequence[slice])
     """Yields, for columns i and j of each group, the outcomes of i against the scaled scores of j, `[n, n, P]`.
 
     Those of the signal in use are kept for the next instrument, as far as they fit; nobody may write to them.
-    Shapes: signal `[F, N]`, columns that ended counting as 0.
+    Shapes: signal `[F, N]`, or its first columns; those that ended count as 0.
     """
     scale = snapshot.factors.scale
     assert scale is not None
-    outcomes = torch.where(snapshot.factors.mask, signal, 0.0).double()
     shared = signal is snapshot.factors.signal
     for columns in groups:
         name = f"cross gradients {columns.start} {columns.stop}"
         if shared and name in snapshot.kept:
             yield snapshot.kept[name]
             continue
+        outcomes = torch.where(snapshot.factors.mask[:, columns], signal[:, columns], 0.0).double()
         # The kernel sees differences alone; without what is common to a row they lose nothing to rounding.
-        centred = outcomes[:, columns] - outcomes[:, columns].mean(dim=1, keepdim=True)
+        centred = outcomes - outcomes.mean(dim=1, keepdim=True)
         coefficients = centred.to(scale.dtype).T[:, :, None] * scale[:, columns]
         found = snapshot.scores.gradients_of(columns, coefficients)
         if shared and found.numel() + sum(each.numel() for each in snapshot.kept.values()) <= MOST_KEPT:

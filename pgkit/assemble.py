@@ -75,6 +75,18 @@ class Parts:
         return max(reference, self.estimator.coupling, reused, key=strengths.index)
 
     @property
+    def groups_apart(self) -> bool:
+        """Whether groups of columns that began alike are independent of each other: nothing is taken across them."""
+        baseline, estimator = self.baseline, self.estimator
+        own = not estimator.reads_baseline or getattr(baseline, "within", "") == "group"
+        return (
+            (own or baseline.coupling == "independent")
+            and (estimator.coupling == "independent" or getattr(estimator, "within_groups", False))
+            and self.weights.reach == "none"
+            and self.reuse.batches == 1
+        )
+
+    @property
     def vectorization(self) -> str:
         """How the environments run: as the lanes do, unless the collector has a way of its own."""
         collector = self.collector.collector if isinstance(self.collector, Moved) else self.collector

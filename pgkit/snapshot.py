@@ -22,8 +22,9 @@ class Snapshot:
     `before`; `coefficients` are factors.scale times (signal − baseline), standardised or not. `preview` maps a mean
     gradient over columns `[P]` to the change of the parameters `[P]` that the update would have made of it; None
     unless an instrument that is due needs it and the update can tell. `reweighted` maps numbers `[n]` of columns to the
-    log weights `[T, n]` that these have as a batch of their own, under the weights in use at `before`. `kept` is what
-    one instrument found and another will want, by name.
+    log weights `[T, n]` that these have as a batch of their own, under the weights in use at `before`. `groups` numbers
+    the groups of columns that are independent of each other, whatever ties those inside; None where columns are, or
+    groups are not. `kept` is what one instrument found and another will want, by name.
     """
 
     trajectories: Trajectories
@@ -39,6 +40,7 @@ class Snapshot:
     kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     rows: Scores | None = None
     reweighted: Callable[[Tensor], Tensor] | None = None
+    groups: Tensor | None = None
 
     @property
     def surrogate(self) -> Scores:

@@ -32,8 +32,9 @@ def learn(
     )  # fmt: skip
     estimator = parts.estimator
     instruments = Instruments(
-        parts.diagnostics, policy, estimator=estimator, coupling=parts.coupling, update=update, weights=parts.weights
-    )
+        parts.diagnostics, policy, estimator=estimator, coupling=parts.coupling, update=update, weights=parts.weights,
+        groups_apart=parts.groups_apart,
+    )  # fmt: skip
     act = parts.behavior.actor()
     while journal.env_steps < total_steps and not interrupts.requested:
         batch = parts.collector.collect(act, policy.law, parts.streams.policy)

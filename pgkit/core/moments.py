@@ -57,6 +57,23 @@ def independent_moments(mean: Tensor, sum_of_squares: float, num_samples: int) -
     return GradientMoments(per_sample_variance=per_sample, variance_of_mean=of_mean, signal=squared_mean - of_mean)
 
 
+def grouped_moments(sums: Tensor, sum_of_squares: float, size: int, num_groups: int) -> GradientMoments:
+    """Returns the moments of the mean over independent groups of equally many samples, K of which were looked at.
+
+    A mean over groups is one over their means, which are independent draws whatever ties the samples of a group.
+    Shapes: sums `[K, P]` of the gradients of each group; sum_of_squares is the scalar Σ_n |g_n|² over their samples.
+    Bias: none.
+    Source: Cochran 1977 (Sampling Techniques, chapter 9, clusters of equal size).
+    """
+    means = sums.double() / size
+    units = independent_moments(means.mean(dim=0), float(means.square().sum()), len(means))
+    return GradientMoments(
+        per_sample_variance=sum_of_squares / (size * len(means)) - units.signal,
+        variance_of_mean=units.per_sample_variance / num_groups,
+        signal=units.signal,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairMoments:
     """Second moments of the kernel h of a U-statistic of order two, estimated without bias from one group."""

@@ -7,7 +7,14 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
-from pgkit.core.moments import GradientMoments, PairMoments, independent_moments, mean_pairs, pair_moments
+from pgkit.core.moments import (
+    GradientMoments,
+    PairMoments,
+    grouped_moments,
+    independent_moments,
+    mean_pairs,
+    pair_moments,
+)
 from pgkit.core.strata import Sums, share_of_each
 from pgkit.diagnostics.gradients import (
     Unanswered,
@@ -23,6 +30,8 @@ from pgkit.options import Count, Range
 from pgkit.snapshot import Snapshot
 from pgkit.types import Metrics
 
+LEAST_GROUPS = 2
+"""Groups of columns that began alike, without which nothing is known of their spread."""
 MOST_GROUPS = 4
 """Groups of columns that are looked at in one batch: their cost grows with the square of their size."""
 
@@ -37,8 +46,10 @@ class GradientVariance:
     columns, the sample formula leaves out a share of order 1/N; where anything else couples them, nothing is known and
     the values are null. Columns of several policies are strata, and the variance of the mean is Σ_k n_k S_k² / n² of
     the variances inside each, where each has two columns; otherwise the sample formula counts what policies differ by
-    as noise. Of a batch with more than `max_columns` columns the first ones (of each policy, in proportion) are
-    measured, and the variance of the mean is still that of the whole batch.
+    as noise. Columns that began alike (`collect.group`) are no independent draws, but their groups are: the variance of
+    the mean is that of a mean over groups, of which there must be two. Of a batch with more than `max_columns` columns
+    the first ones (of each policy, in proportion; whole groups) are measured, and the variance of the mean is still
+    that of the whole batch.
     """
 
     tags = (
@@ -60,11 +71,16 @@ class GradientVariance:
 
     def measure(self, snapshot: Snapshot) -> Metrics:
         """Returns the variance of one column's gradient and of the mean, the debiased SNR and the expected cosine."""
+        columns = snapshot.coefficients.shape[1]
+        measured = min(columns, self.max_columns or columns)
+        if snapshot.groups is not None:
+            found = _grouped(snapshot, snapshot.groups, measured)
+            if found is None:
+                return self._unanswered(self.tags, "fewer than two groups of equal size")
+            return dict(zip(self.tags, _values(found), strict=True))
         reason = obstacle(snapshot)
         if reason is not None:
             return self._unanswered(self.tags, reason)
-        columns = snapshot.coefficients.shape[1]
-        measured = min(columns, self.max_columns or columns)
         if snapshot.estimator.controlled:
             measured = min(measured, affordable(snapshot, num_vectors=2))
         stratum = strata_of(snapshot)
@@ -103,6 +119,21 @@ def _stratified(snapshot: Snapshot, stratum: Tensor, most: int) -> GradientMomen
     """Returns the moments of the mean over columns of several policies, at most about `most` of which are measured."""
     chunks = chunks_of(snapshot, share_of_each(stratum, most))
     return Sums.of(((stratum[columns], chunk) for columns, chunk in chunks), torch.bincount(stratum)).moments()
+
+
+def _grouped(snapshot: Snapshot, group: Tensor, most: int) -> GradientMoments | None:
+    """Returns the moments of the mean over groups, about `most` columns measured; None where these cannot tell."""
+    counts = torch.bincount(group)
+    number, size = len(counts), int(counts[0])
+    if number < LEAST_GROUPS or not bool((counts == size).all()):
+        return None
+    kept = max(LEAST_GROUPS, min(number, most // size))
+    sums, squares = torch.zeros(()), 0.0
+    for columns, chunk in chunks_of(snapshot, (group < kept).nonzero().squeeze(-1)):
+        part = chunk.new_zeros(kept, chunk.shape[1], dtype=torch.float64)
+        sums = sums + part.index_add_(0, group[columns], chunk.double())
+        squares += float(chunk.square().sum())
+    return grouped_moments(sums, squares, size, number)
 
 
 def _sums(snapshot: Snapshot, num_columns: int) -> tuple[Tensor, float]:

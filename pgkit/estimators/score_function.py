@@ -41,6 +41,8 @@ class ScoreFunction(RowEstimator):
         self.standardise, self.normalise = standardise, normalise
         self.unbiased = not standardise and normalise == "none"
         self.controlled = control_variate != "none"
+        # What a column's coefficients take from others they take from those that began as it did.
+        self.within_groups = normalise == "group" and not standardise and not self.controlled
         self._fitted = {"none": _nothing, "optimal_parameter": _of_parameters, "optimal_layer": _of_layers}[
             control_variate
         ]

@@ -36,12 +36,13 @@ class Instruments:
         coupling: Coupling,
         update: Update,
         weights: Weights | None = None,
+        groups_apart: bool = False,
     ) -> None:
         self._diagnostics = dict(diagnostics)
         self._estimator = estimator
         self._before = copy.deepcopy(policy)
         self._log_probability, self._rows = LogProbability(self._before), RowTerms(self._before, estimator.terms)
-        self._coupling = coupling
+        self._coupling, self._groups_apart = coupling, groups_apart
         self._update, self._weights = update, weights
         self._preview: Callable[[Tensor], Tensor] | None = None
         self._due: list[Diagnostic] = []
@@ -85,6 +86,7 @@ class Instruments:
             rows=rows,
             preview=self._preview_of_columns(factors),
             reweighted=self._reweighted(trajectories),
+            groups=factors.group if self._groups_apart else None,
         )
         metrics: Metrics = {}
         for diagnostic in self._due:

@@ -81,7 +81,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         update=GradientStep(optimizer=torch.optim.SGD(problem.policy.parameters(), lr=0.1)), collector=collector,
         behavior=Current(policy=problem.policy, num_lanes=1), reuse=NoReuse(),
         streams=SimpleNamespace(policy=np.random.default_rng(0)), coupling="independent", simulator=None,
-        shared=lambda objective: objective,
+        groups_apart=False, shared=lambda objective: objective,
     )  # fmt: skip
     train.learn(parts, Journal(), SimpleNamespace(requested=False), total_steps=6)
     return log

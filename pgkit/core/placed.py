@@ -51,8 +51,12 @@ def carried(values: Tensor, like: Tensor) -> Tensor:
 def told(numbers: Sequence[Tensor | float]) -> list[float]:
     """Returns single numbers as floats; the host waits once for all that are on a device.
 
-    Shapes: tensors of one number each, all in one place.
+    Shapes: tensors of one number each, those that are on a device all on the same.
     """
-    away = [each.detach().reshape(()).double() for each in numbers if isinstance(each, Tensor)]
+    away = [each.detach().reshape(()).double() for each in numbers if isinstance(each, Tensor) and _is_away(each)]
     found = iter(torch.stack(away).tolist() if away else ())
-    return [next(found) if isinstance(each, Tensor) else float(each) for each in numbers]
+    return [next(found) if _is_away(each) else float(each) for each in numbers]
+
+
+def _is_away(number: Tensor | float) -> bool:
+    return isinstance(number, Tensor) and number.device.type != "cpu"

@@ -45,7 +45,7 @@ class EpisodicNatural:
         optimizer: torch.optim.Optimizer,
         gamma: Fraction,
         max_kl: Positive = 0.05,
-        damping: Positive = 5e-3,
+        damping: Positive = 6.25e-3,
         damping_floor: Positive = 1e-6,
         schedule: Schedule = "constant",
     ) -> None:

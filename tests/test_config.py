@@ -396,7 +396,7 @@ FILES = {
     "node": ("optimizer: 3", "optimizer: 3, expected a mapping with _target_ (in {file})"),
     "option": (
         "defaults:\n  - override /critic: valu",
-        "critic: valu, expected one of action_value, none, value (did you mean value?)",
+        "critic: valu, expected one of action_value, none, recurrent_value, value (did you mean value?)",
     ),
     "group": (
         "defaults:\n  - override /crtic: value",

@@ -41,11 +41,11 @@ class Minibatches:
         in_columns = self._in_columns(objective)
         for _ in range(self.epochs):
             shuffled = torch.randperm(num_columns if in_columns else len(valid), generator=self.generator)
-            places = carried(shuffled, valid).tensor_split(pieces)
+            places = carried(shuffled, valid)
             if not in_columns:
-                yield from (valid[place] for place in places)
+                yield from valid[places].tensor_split(pieces)
                 continue
-            for columns in places:
+            for columns in places.tensor_split(pieces):
                 rows = valid[torch.isin(valid % num_columns, columns)]
                 if len(rows):  # a column may be a reset row and nothing else
                     yield rows
@@ -77,4 +77,4 @@ def normalised(advantages: Tensor) -> Tensor:
     least, most = advantages.aminmax()
     spread, mean = torch.std_mean(advantages)
     # Equal numbers may have a spread: the rounding error of their mean.
-    return torch.where(least == most, 0.0, (advantages - mean) / spread)
+    return ((advantages - mean) / spread).masked_fill_(least == most, 0.0)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from pgkit.assemble import Parts
+    from pgkit.rl.collect import Batch
     from pgkit.run.interrupts import Ending
     from pgkit.run.journal import Journal
 
@@ -35,9 +36,9 @@ def learn(
         parts.diagnostics, policy, estimator=estimator, coupling=parts.coupling, update=update, weights=parts.weights,
         groups_apart=parts.groups_apart,
     )  # fmt: skip
-    act = parts.behavior.actor()
-    while journal.env_steps < total_steps and not interrupts.requested:
-        batch = parts.collector.collect(act, policy.law, parts.streams.policy)
+
+    def walk(batch: Batch) -> None:
+        """Learns from one batch, of which nothing is left in memory when the next one is collected."""
         journal.collected(batch)
         trajectories = parts.reuse.extend(batch.trajectories, parts.behavior.acting())
         factors = factors_of(
@@ -67,6 +68,10 @@ def learn(
         with journal.diagnosing():
             metrics |= instruments.after(trajectories, factors, reference, coefficients, policy)
         journal.write(batch, metrics)
+
+    act = parts.behavior.actor()
+    while journal.env_steps < total_steps and not interrupts.requested:
+        walk(parts.collector.collect(act, policy.law, parts.streams.policy))
         if stop_when_solved and journal.record.solved:
             break
 

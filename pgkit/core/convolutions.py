@@ -74,7 +74,7 @@ class Convolutions(nn.Module):
             image = image.movedim(-1, -3)
         found: Tensor = self.layers(image.reshape(-1, *self._size()[2:], *image.shape[-2:]))
         beside = torch.cat([features[..., : self.place.start], features[..., self.place.stop :]], dim=-1)
-        return torch.cat([found.reshape(*lead, -1), beside], dim=-1)
+        return torch.cat([found.reshape(*lead, self.num_features - beside.shape[-1]), beside], dim=-1)
 
     def _size(self) -> tuple[int, int, int]:
         """Returns height, width and all channels, those of stacked frames too."""

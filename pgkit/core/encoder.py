@@ -96,7 +96,7 @@ def _encode(x: Tensor, space: spaces.Space[Any], dtype: torch.dtype) -> Tensor:
     if isinstance(space, spaces.Discrete):
         return _one_hot(x.long() - int(space.start), int(space.n), dtype)
     lead = x.shape[: x.dim() - len(space.shape or ())]
-    flat = x.reshape(*lead, -1)
+    flat = x.reshape(*lead, int(np.prod(space.shape or ())))  # a batch may have no row that counts
     if isinstance(space, spaces.MultiDiscrete):
         counts = space.nvec.reshape(-1).tolist()
         starts = space.start.reshape(-1).tolist()

@@ -80,9 +80,14 @@ def _filter_vectors(env: Vector, keys: list[Any]) -> Vector:
 
 
 def _part(space: Any, keys: list[Any]) -> Box | None:
-    """Returns these entries of the space of a vector, None for any other space."""
+    """Returns these entries of the space of a vector, None for any other space.
+
+    Raises: ValueError for none of them.
+    """
     if not isinstance(space, Box) or len(space.shape) != 1:
         return None
+    if not keys:
+        raise ValueError("keys is empty")
     return Box(space.low[keys], space.high[keys], dtype=space.dtype.type)
 
 

@@ -43,7 +43,8 @@ class Minibatches:
             shuffled = torch.randperm(num_columns if in_columns else len(valid), generator=self.generator)
             places = carried(shuffled, valid)
             if not in_columns:
-                yield from valid[places].tensor_split(pieces)
+                if len(valid):  # a batch may be reset rows and nothing else
+                    yield from valid[places].tensor_split(pieces)
                 continue
             for columns in places.tensor_split(pieces):
                 rows = valid[torch.isin(valid % num_columns, columns)]

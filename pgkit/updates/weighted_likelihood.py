@@ -71,7 +71,7 @@ class WeightedLikelihood(ABC):
             sums += torch.tensor(found, dtype=torch.float64)
             steps += 1
         norm, norm_clipped, surrogate, entropy = (sums / max(steps, 1)).tolist()
-        total = float(weights.sum())
+        total, squares = float(weights.sum()), float(weights.square().sum()) * len(objective.valid)
         return {
             "gradient/norm": norm,
             "gradient/norm_clipped": norm_clipped,
@@ -79,7 +79,7 @@ class WeightedLikelihood(ABC):
             "update/learning_rate": climber.learning_rate,
             "policy/entropy": entropy,
             "update/kl": float(objective.divergence(laws).sum()) / max(len(objective.valid), 1),
-            "update/effective_share": total**2 / (float(weights.square().sum()) * len(objective.valid)),
+            "update/effective_share": total**2 / squares if squares > 0 else None,
             **said,
         }
 

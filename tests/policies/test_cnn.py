@@ -168,3 +168,9 @@ def test_agents_learn_from_images(agent: str) -> None:
         "diagnostics=none",
     )  # fmt: skip
     assert journal.record.return_mean_100 > 0.8
+
+
+def test_no_images_are_answered_with_no_laws() -> None:
+    beside = spaces.Dict({"image": image(3, 12, 10), "speed": spaces.Box(-1, 1, (2,), np.float32)})
+    seen = {"image": pixels(0, 3, 12, 10), "speed": torch.zeros(0, 2)}
+    assert policy_of(beside)(seen).shape == (0, 3)

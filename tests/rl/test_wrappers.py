@@ -127,8 +127,10 @@ def test_filter_observation_picks_numbers_of_a_vector(vectorization: Any) -> Non
         seen, everything = lanes.step(np.array([0, 1]))[0], plain.step(np.array([0, 1]))[0]
     lanes.close()
     plain.close()
-    with pytest.raises(UsageError, match=r"env\.wrappers: filter_observation, expected one that fits observations Box"):
-        Lanes(id="CartPole-v1", num_envs=2, wrappers=[{"filter_observation": {"keys": [7]}}]).reset([1, 2])
+    message = r"env\.wrappers: filter_observation, expected one that fits observations Box"
+    for keys in ([7], []):
+        with pytest.raises(UsageError, match=message):
+            Lanes(id="CartPole-v1", num_envs=2, wrappers=[{"filter_observation": {"keys": keys}}]).reset([1, 2])
 
 
 def test_text_in_an_observation_is_refused_with_the_wrapper_that_leaves_it_out() -> None:

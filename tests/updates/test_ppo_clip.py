@@ -191,6 +191,13 @@ def test_it_goes_on_from_its_state_as_it_would_have() -> None:
     assert torch.equal(*runs)
 
 
+@pytest.mark.parametrize("agent", ["ppo", "ppo_kl", "awr", "reps"])
+def test_a_slab_of_nothing_but_reset_rows_is_not_learnt_from(tmp_path: Path, agent: str) -> None:
+    slab = ("env=CartPole", "env.num_envs=1", "collect.steps=1", "update.minibatches=1", "total_steps=80")
+    run = train(tmp_path / agent, f"agent={agent}", *slab)
+    assert run.summary["episodes"] > 0 and run.summary["updates"] > run.summary["env_steps"]
+
+
 def test_what_acted_is_what_learns_to_single_precision(tmp_path: Path) -> None:
     overrides = ("env=CartPole", "agent=ppo", "total_steps=3000", "evaluation.episodes=0", "collect.steps=64")
     run = train(tmp_path, *overrides)

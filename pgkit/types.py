@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -153,24 +153,24 @@ class Trajectories:
 
     def rows(self, index: Tensor | None = None) -> Rows:
         """Returns the transitions at flat `index`, all the valid ones by default."""
-        if index is None and len(self.valid) == self.mask.numel():
-            # The whole batch is valid: a view serves and nothing is copied.
-            obs = map_observations(lambda x: x[:-1].flatten(0, 1), self.obs)
-            return Rows(obs=obs, actions=self.actions.flatten(0, 1), index=self.valid)
-        index = self.valid if index is None else index
+        if index is None:
+            return self._valid_rows
         obs = map_observations(lambda x: x[:-1].flatten(0, 1)[index], self.obs)
         return Rows(obs=obs, actions=self.actions.flatten(0, 1)[index], index=index)
+
+    @cached_property
+    def _valid_rows(self) -> Rows:
+        if len(self.valid) < self.mask.numel():
+            return self.rows(self.valid)
+        # The whole batch is valid: a view serves and nothing is copied.
+        obs = map_observations(lambda x: x[:-1].flatten(0, 1), self.obs)
+        return Rows(obs=obs, actions=self.actions.flatten(0, 1), index=self.valid)
 
     def to(self, device: torch.device) -> Trajectories:
         """Returns the batch on a device, with what is known of it: the host counts its rows without waiting."""
         if self.mask.device == device:
             return self
-        moved = {
-            field.name: map_observations(lambda x: x.to(device, non_blocking=True), value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor | dict)
-        }
-        result = replace(self, **moved)  # type: ignore[arg-type]  # each field keeps its kind
+        result = self._changed(lambda _, x: x.to(device, non_blocking=True))
         vars(result)["valid"] = self.valid.to(device, non_blocking=True)
         return result
 
@@ -180,25 +180,23 @@ class Trajectories:
 
     def columns(self, index: Tensor) -> Trajectories:
         """Returns whole columns, in the order of `index` `[M]`."""
-        return Trajectories(
-            obs=map_observations(lambda x: x[:, index], self.obs),
-            actions=self.actions[:, index],
-            rewards=self.rewards[:, index],
-            behavior_log_prob=self.behavior_log_prob[:, index],
-            behavior_id=self.behavior_id[index],
-            terminated=self.terminated[:, index],
-            truncated=self.truncated[:, index],
-            starts=self.starts[:, index],
-            mask=self.mask[:, index],
-            lane=self.lane[index],
-            whole_episodes=self.whole_episodes,
-            action_mask=None if self.action_mask is None else self.action_mask[:, index],
-            policy_state=None if self.policy_state is None else self.policy_state[index],
-            log_densities=None if self.log_densities is None else self.log_densities[:, :, index],
-            target_log_prob=None if self.target_log_prob is None else self.target_log_prob[:, index],
-            age=None if self.age is None else self.age[index],
-            group=None if self.group is None else self.group[index],
+        return self._changed(lambda name, x: x[(slice(None),) * _AXIS.get(name, 1) + (index,)])
+
+    def _changed(self, change: Callable[[str, Tensor], Tensor]) -> Trajectories:
+        """Returns the batch with `change` of the name and the tensor, or of each of a dictionary, in place of it."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{
+                name: map_observations(partial(change, name), value)
+                for name, value in given.items()
+                if isinstance(value, Tensor | dict)
+            },  # type: ignore[arg-type]  # each field keeps its kind
         )
+
+
+_AXIS = dict.fromkeys(("behavior_id", "lane", "age", "group", "policy_state"), 0) | {"log_densities": 2}
+"""Which axis of a field of `Trajectories` counts the columns, where it is not the second."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pgkit.core.unrolling import blocks_of_columns, is_recurrent, log_prob_of_columns
 from pgkit.types import Observations, Trajectories, map_observations
 
-BLOCK = 2048
+BLOCK = 1024
 """Rows that are asked for at once, so that what lies between two layers stays in a processor's cache."""
 COLUMNS_OF = 2**16
 """Rows of the columns that a policy with a memory is asked for at once: each of their rows costs calls of its own."""

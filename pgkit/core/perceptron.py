@@ -53,7 +53,7 @@ class Perceptron:
         plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
         if not plain or len(between) > 1 or not between <= set(_ACTIVATIONS):
             return None
-        parameters = list(network.parameters())
+        parameters = [each for layer in linear for each in (layer.weight, layer.bias)]
         if any(not p.requires_grad or p.device.type != "cpu" or not p.is_contiguous() for p in parameters):
             return None
         return cls(network)

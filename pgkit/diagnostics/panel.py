@@ -96,6 +96,8 @@ class EstimatorPanel:
         """Returns the pooled ratio, SNR and cosine of every estimator, and its variance on this batch."""
         if snapshot.coefficients.shape[1] < 2:
             return self._unanswered(self.tags, "a batch of one column has no variance")
+        if snapshot.factors.group is not None:
+            return self._unanswered(self.tags, "columns that began in the same state are no independent draws")
         comparison = Comparison(snapshot, self.candidates, gamma=self.gamma, max_columns=self.max_columns)
         found = findings(comparison, group=self.group)
         self._window.add(found)

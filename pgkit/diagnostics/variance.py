@@ -32,6 +32,8 @@ from pgkit.types import Metrics
 
 LEAST_GROUPS = 2
 """Groups of columns that began alike, without which nothing is known of their spread."""
+LEAST_FOR_RATIOS = 4
+"""Groups without which their spread is too uncertain to divide by."""
 MOST_GROUPS = 4
 """Groups of columns that are looked at in one batch: their cost grows with the square of their size."""
 
@@ -47,9 +49,9 @@ class GradientVariance:
     the values are null. Columns of several policies are strata, and the variance of the mean is Σ_k n_k S_k² / n² of
     the variances inside each, where each has two columns; otherwise the sample formula counts what policies differ by
     as noise. Columns that began alike (`collect.group`) are no independent draws, but their groups are: the variance of
-    the mean is that of a mean over groups, of which there must be two. Of a batch with more than `max_columns` columns
-    the first ones (of each policy, in proportion; whole groups) are measured, and the variance of the mean is still
-    that of the whole batch.
+    the mean is that of a mean over groups, of which there must be two, and four for the ratio to it. Of a batch with
+    more than `max_columns` columns the first ones (of each policy, in proportion; whole groups) are measured, and the
+    variance of the mean is still that of the whole batch.
     """
 
     tags = (
@@ -77,7 +79,10 @@ class GradientVariance:
             found = _grouped(snapshot, snapshot.groups, measured)
             if found is None:
                 return self._unanswered(self.tags, "fewer than two groups of equal size")
-            return dict(zip(self.tags, _values(found), strict=True))
+            metrics: Metrics = dict(zip(self.tags, _values(found), strict=True))
+            if int(snapshot.groups.max()) + 1 < LEAST_FOR_RATIOS:
+                metrics |= self._unanswered(self.tags[2:], f"fewer than {LEAST_FOR_RATIOS} groups")
+            return metrics
         reason = obstacle(snapshot)
         if reason is not None:
             return self._unanswered(self.tags, reason)

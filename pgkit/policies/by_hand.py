@@ -37,7 +37,7 @@ class CategoricalReading:
 
     def __init__(self, logits: Array, actions: Array) -> None:
         # Choices first, [K, M]: what is done to each choice then goes through whole rows of memory.
-        self._log_probabilities = np.ascontiguousarray(logits.T)
+        self._log_probabilities = np.array(logits.T, order="C")
         self._log_probabilities -= self._log_probabilities.max(axis=0)
         self._exponentials = np.exp(self._log_probabilities)
         self._total = self._exponentials.sum(axis=0)

@@ -58,7 +58,8 @@ def signal(metrics: Known) -> Advice | None:
                 f"Unresolved: the signal-to-noise ratio is {said}, which means that the batch does not show which "
                 "way is up; look at its level over more measurements, or collect more a batch.", 2
             )  # fmt: skip
-        wanted = "pool more trajectories" if name.startswith("panel/") else "add the panel to diagnostics"
+        pooled = any(tag.startswith("panel/") for tag in metrics)
+        wanted = "pool more trajectories" if pooled else "add the panel to diagnostics"
         return Advice(
             f"The signal-to-noise ratio is about {said}, an expected cosine of {_cosine(ratio)} with the true "
             f"gradient, but it has no interval; {wanted} before choosing by it."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pgkit.core.importance import effective_sample_size
+from pgkit.core.module_state import overwritten
 from pgkit.experience import Acting, Behavior, Behaviors
 from pgkit.options import Fraction, Range
 from pgkit.protocols import Policy
@@ -161,6 +162,4 @@ def _copies(policies: Sequence[Acting], room: Sequence[Acting] | None) -> Sequen
     """Returns copies of the policies: modules made anew the first time, and later those in `room` overwritten."""
     if room is None:
         return copy.deepcopy(policies)
-    for copied, policy in zip(room, policies, strict=True):
-        copied.load_state_dict(policy.state_dict())  # type: ignore[attr-defined]  # modules
-    return room
+    return [overwritten(kept, policy) for kept, policy in zip(room, policies, strict=True)]  # type: ignore[arg-type, misc]

@@ -18,7 +18,7 @@ from pgkit.objectives import Ascent, ObjectiveValue, RowTerms, ScoredRows
 from pgkit.protocols import Estimator
 from pgkit.types import Factors, Rows, Trajectories, map_observations
 
-BLOCK = 4096
+BLOCK = 1024
 """Rows differentiated at once: their activations stay in a processor's cache."""
 COLUMNS_OF = 2**15
 """Rows of the columns differentiated at once where a policy has a memory: each step costs calls of its own."""

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from pgkit.core.action_terms import RowTerms
+from pgkit.core.module_state import overwritten
 from pgkit.core.scores import Scores
 from pgkit.experience import Weights
 from pgkit.objectives import Update
@@ -51,8 +51,7 @@ class Instruments:
         """Finds what is due at this update, counted from 0, and remembers the policy as it is."""
         self._due = [diagnostic for diagnostic in self._diagnostics.values() if update % diagnostic.every == 0]
         if self._due:
-            with torch.no_grad():
-                torch._foreach_copy_(_state(self._before), _state(policy))
+            overwritten(self._before, policy)
         needed = any(getattr(diagnostic, "needs_preview", False) for diagnostic in self._due)
         self._preview = self._update.preview() if needed and isinstance(self._update, Previewing) else None
 
@@ -107,7 +106,3 @@ class Instruments:
             return preview
         share = factors.mask.shape[1] / max(int(factors.mask.sum()), 1)
         return lambda gradient: preview(share * gradient)
-
-
-def _state(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]

@@ -116,7 +116,9 @@ def latest(*overrides: str) -> Metrics:
 @pytest.mark.parametrize("agent", ["rloo", "grpo"])
 def test_agents_with_groups_log_the_noise_of_their_gradient(agent: str) -> None:
     found = latest(f"agent={agent}")
-    assert all(found[tag] is not None and found[tag] > 0 for tag in TAGS) and "gradient/snr" in found
+    assert all(found[tag] is not None and found[tag] > 0 for tag in TAGS)
+    # The spread of two groups is too uncertain to divide by, that of four is not.
+    assert "gradient/snr" not in found and "gradient/snr" in latest(f"agent={agent}", "collect.episodes=32")
 
 
 @pytest.mark.parametrize("across", ["baseline.within=batch", "collect.episodes=8", "estimator.standardise=true"])

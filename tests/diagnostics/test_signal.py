@@ -141,7 +141,7 @@ def test_its_numerator_and_denominator_are_unbiased_under_leave_one_out() -> Non
         instrument = NoiseScale(window=1)
         instrument.measure(snapshot(problem, columns, LeaveOneOut()))
         (found,) = instrument._window
-        return torch.stack([found.variance[0], found.signal[0]])
+        return torch.tensor([found.variance[0], found.signal[0]])
 
     def squared_error(columns: Tensor) -> Tensor:
         seen = snapshot(problem, columns, LeaveOneOut())

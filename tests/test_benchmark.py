@@ -16,6 +16,7 @@ PRESETS = [
     ("cartpole_ppo", "CartPole"),
     *((f"{env.lower()}_{agent}", env) for env in ("Acrobot", "LunarLander", "Pendulum") for agent in ("ppo", "a2c")),
     *((f"mountaincarcontinuous_{agent}", "MountainCarContinuous") for agent in ("ppo", "a2c")),
+    ("hopper_ppo", "Hopper"),
     *((f"mujoco_{agent}", env) for agent in ("ppo", "trpo") for env in ("HalfCheetah", "Hopper", "Walker2d")),
 ]
 

@@ -15,6 +15,7 @@ done
 for preset in pendulum_a2c acrobot_ppo acrobot_a2c lunarlander_ppo; do
     sweep $preset experiment=$preset 'seed=range(5)'
 done
+sweep hopper_ppo experiment=hopper_ppo seed=0
 for preset in mujoco_ppo mujoco_trpo; do
     for env in HalfCheetah Hopper Walker2d; do
         sweep ${preset}_$env experiment=$preset env=$env seed=0

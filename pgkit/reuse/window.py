@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgkit.core.importance import effective_sample_size
 from pgkit.core.module_state import overwritten
-from pgkit.experience import Acting, Behavior, Behaviors
+from pgkit.experience import Behavior, Behaviors
 from pgkit.options import Fraction, Range
 from pgkit.protocols import Policy
 from pgkit.reuse.densities import log_densities
@@ -24,11 +24,12 @@ from pgkit.types import Metrics, Trajectories
 class _Kept:
     """A batch, the policies that acted in it (none where they are not kept), and what was said of its actions.
 
-    `said` holds log μ(a|s) `[T, N]` by the number of the policy; `own` are the numbers of the batch's policies.
+    Policies are modules, of which copies are kept and saved. `said` holds log μ(a|s) `[T, N]` by the number of the
+    policy; `own` are the numbers of the batch's policies.
     """
 
     trajectories: Trajectories
-    policies: Sequence[Acting]
+    policies: Sequence[Any]
     own: range
     said: dict[int, Tensor]
     age: int = 0
@@ -105,7 +106,7 @@ class Window:
             "kept": [
                 {
                     "trajectories": state_of(entry.trajectories),
-                    "policies": [policy.state_dict() for policy in entry.policies],  # type: ignore[attr-defined]  # modules
+                    "policies": [policy.state_dict() for policy in entry.policies],
                     "own": [entry.own.start, entry.own.stop],
                     "said": dict(entry.said),
                     "age": entry.age,
@@ -119,9 +120,9 @@ class Window:
         self._next = state["next"]
         self._kept = []
         for saved in state["kept"]:
-            policies = copy.deepcopy(self._behavior.acting().policies) if saved["policies"] else ()
+            policies: Sequence[Any] = copy.deepcopy(self._behavior.acting().policies) if saved["policies"] else ()
             for policy, tensors in zip(policies, saved["policies"], strict=True):
-                policy.load_state_dict(tensors)  # type: ignore[attr-defined]  # modules
+                policy.load_state_dict(tensors)
             self._kept.append(
                 _Kept(
                     trajectories=trajectories_of(saved["trajectories"]),
@@ -132,7 +133,7 @@ class Window:
                 )
             )
 
-    def _entry(self, trajectories: Trajectories, behaviors: Behaviors, *, room: Sequence[Acting] | None) -> _Kept:
+    def _entry(self, trajectories: Trajectories, behaviors: Behaviors, *, room: Sequence[Any] | None) -> _Kept:
         """Returns the new batch with copies of its policies, written over those of a batch that left (`room`)."""
         own = range(self._next, self._next + len(behaviors.policies))
         self._next = own.stop
@@ -158,8 +159,8 @@ class Window:
         return effective_sample_size(ratio) / len(ratio)
 
 
-def _copies(policies: Sequence[Acting], room: Sequence[Acting] | None) -> Sequence[Acting]:
+def _copies(policies: Sequence[Any], room: Sequence[Any] | None) -> Sequence[Any]:
     """Returns copies of the policies: modules made anew the first time, and later those in `room` overwritten."""
     if room is None:
         return copy.deepcopy(policies)
-    return [overwritten(kept, policy) for kept, policy in zip(room, policies, strict=True)]  # type: ignore[arg-type, misc]
+    return [overwritten(kept, policy) for kept, policy in zip(room, policies, strict=True)]

@@ -178,8 +178,8 @@ class Trajectories:
         """Returns the same batch with other numbers `[N]` of the policies that acted."""
         return replace(self, behavior_id=behavior_id)
 
-    def columns(self, index: Tensor) -> Trajectories:
-        """Returns whole columns, in the order of `index` `[M]`."""
+    def columns(self, index: Tensor | slice) -> Trajectories:
+        """Returns whole columns, in the order of `index` `[M]`; those of a slice are not copied."""
         return self._changed(lambda name, x: x[(slice(None),) * _AXIS.get(name, 1) + (index,)])
 
     def _changed(self, change: Callable[[str, Tensor], Tensor]) -> Trajectories:

@@ -15,46 +15,24 @@ PLAIN = ("actions", "rewards", "behavior_log_prob", "terminated", "truncated", "
 """Fields that hold a number of every row."""
 
 
-def joined(
-    batches: Sequence[Trajectories],
-    *,
-    said: Sequence[Mapping[int, Tensor]],
-    own: Sequence[range],
-    ages: Sequence[int],
-    complete: bool,
-) -> Trajectories:
-    """Returns the columns of all batches side by side, shorter ones padded outside the mask.
+def joined(batches: Sequence[Trajectories], *, rows: int) -> Trajectories:
+    """Returns the columns of all batches side by side, the shorter ones padded to `rows` outside the mask.
 
-    `said[b][k]` is log μ_k(a|s) `[T, N]` of batch b under policy k, `own[b]` the policies that acted in it; where all
-    is known (`complete`) the result has every policy's log-probabilities.
+    Batches that are longer must have padding alone behind those rows. What is optional is there where all batches have
+    it; policies are numbered alike in all of them, and groups anew.
     """
-    rows = max(batch.num_steps for batch in batches)
-    numbers = [number for each in own for number in each]
-    place = {number: index for index, number in enumerate(numbers)}
-    ids = [
-        torch.tensor([place[number] for number in each], device=batch.lane.device)[batch.behavior_id]
-        for batch, each in zip(batches, own, strict=True)
-    ]
-    columns = [
-        torch.full((batch.num_columns,), age, device=batch.lane.device)
-        for batch, age in zip(batches, ages, strict=True)
-    ]
-    densities = None
-    if complete:
-        known = [torch.stack([each[number] for number in numbers]) for each in said]
-        densities = torch.cat([_padded(each, rows, dim=1) for each in known], dim=2)
-    plain = {name: torch.cat([_padded(getattr(batch, name), rows) for batch in batches], dim=1) for name in PLAIN}
+    plain = {name: torch.cat([_fitted(getattr(batch, name), rows) for batch in batches], dim=1) for name in PLAIN}
     return Trajectories(
         **plain,
         whole_episodes=batches[0].whole_episodes,
         obs=_side_by_side([batch.obs for batch in batches], rows + 1),
-        behavior_id=torch.cat(ids),
+        behavior_id=torch.cat([batch.behavior_id for batch in batches]),
         lane=torch.cat([batch.lane for batch in batches]),
-        log_densities=densities,
-        age=torch.cat(columns),
+        log_densities=_beside([batch.log_densities for batch in batches], rows, time=1),
+        age=_behind([batch.age for batch in batches]),
         group=_numbered_on([batch.group for batch in batches]),
-        action_mask=_maybe([batch.action_mask for batch in batches], rows),
-        policy_state=_states([batch.policy_state for batch in batches]),
+        action_mask=_beside([batch.action_mask for batch in batches], rows, time=0),
+        policy_state=_behind([batch.policy_state for batch in batches]),
     )
 
 
@@ -68,14 +46,14 @@ def trajectories_of(state: Mapping[str, Any]) -> Trajectories:
     return Trajectories(**state)
 
 
-def _padded(values: Tensor, rows: int, dim: int = 0) -> Tensor:
-    """Returns the values with rows of zeros behind them."""
-    missing = rows - values.shape[dim]
-    if not missing:
-        return values
+def _fitted(values: Tensor, rows: int, time: int = 0) -> Tensor:
+    """Returns the first `rows` of the values, with rows of zeros behind them where they are fewer."""
+    missing = rows - values.shape[time]
+    if missing <= 0:
+        return values.narrow(time, 0, rows)
     shape = list(values.shape)
-    shape[dim] = missing
-    return torch.cat([values, values.new_zeros(shape)], dim=dim)
+    shape[time] = missing
+    return torch.cat([values, values.new_zeros(shape)], dim=time)
 
 
 def _side_by_side(observations: Sequence[Observations], rows: int) -> Observations:
@@ -87,26 +65,31 @@ def _side_by_side(observations: Sequence[Observations], rows: int) -> Observatio
 
 def _held(observations: Sequence[Tensor], rows: int) -> Tensor:
     """Returns observations side by side; those that end earlier stay where they are, so that any network takes them."""
-    longer = [torch.cat([each, each[-1:].expand(rows - len(each), *each.shape[1:])]) for each in observations]
+    longer = [
+        torch.cat([each, each[-1:].expand(rows - len(each), *each.shape[1:])]) if len(each) < rows else each[:rows]
+        for each in observations
+    ]
     return torch.cat(longer, dim=1)
 
 
-def _maybe(values: Sequence[Tensor | None], rows: int) -> Tensor | None:
-    present = [_padded(value, rows) for value in values if value is not None]
-    return torch.cat(present, dim=1) if present else None
+def _beside(values: Sequence[Tensor | None], rows: int, *, time: int) -> Tensor | None:
+    """Returns the values with their columns, which follow the time, side by side."""
+    present = [_fitted(value, rows, time) for value in values if value is not None]
+    return torch.cat(present, dim=time + 1) if len(present) == len(values) else None
+
+
+def _behind(values: Sequence[Tensor | None]) -> Tensor | None:
+    present = [value for value in values if value is not None]
+    return torch.cat(present) if len(present) == len(values) else None
 
 
 def _numbered_on(values: Sequence[Tensor | None]) -> Tensor | None:
-    """Returns the numbers of each batch behind those of the batches before."""
+    """Returns the numbers of each batch from 0 and behind those of the batches before."""
     found, start = [], 0
     for value in values:
         if value is None:
             return None
-        found.append(value + start)
-        start += int(value.max()) + 1
+        numbers, place = value.unique(return_inverse=True)
+        found.append(place + start)
+        start += len(numbers)
     return torch.cat(found)
-
-
-def _states(values: Sequence[Tensor | None]) -> Tensor | None:
-    present = [value for value in values if value is not None]
-    return torch.cat(present) if present else None

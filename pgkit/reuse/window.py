@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Annotated, Any, Literal, final
 
 import torch
@@ -22,17 +23,15 @@ from pgkit.types import Metrics, Trajectories
 
 @dataclass(kw_only=True)
 class _Kept:
-    """A batch, the policies that acted in it (none where they are not kept), and what was said of its actions.
+    """One batch of those that are joined: its columns, its rows, and the policies that acted in it.
 
-    Policies are modules, of which copies are kept and saved. `said` holds log μ(a|s) `[T, N]` by the number of the
-    policy; `own` are the numbers of the batch's policies.
+    Policies are modules, of which copies are kept and saved, none where they are forgotten.
     """
 
-    trajectories: Trajectories
-    policies: Sequence[Any]
-    own: range
-    said: dict[int, Tensor]
-    age: int = 0
+    columns: int
+    rows: int
+    policies: int
+    copies: Sequence[Any]
 
 
 @final
@@ -62,101 +61,106 @@ class Window:
         self.batches, self.keep, self.min_ess = batches, keep, min_ess
         self.unbiased = min_ess == 0
         self._policy, self._behavior = policy, behavior
-        self._kept: list[_Kept] = []
-        self._next = self._dropped = 0
+        self._whole: Trajectories | None = None
+        self._kept: list[_Kept] = []  # as they lie in the whole, the newest first
+        self._dropped = 0
 
     def extend(self, trajectories: Trajectories, behaviors: Behaviors) -> Trajectories:
         """Returns the new batch and the old ones beside it, the newest first."""
-        if self._kept and self.min_ess > 0:
-            self._drop()
-        gone, self._kept = self._kept[self.batches - 1 :], self._kept[: self.batches - 1]
-        new = self._entry(trajectories, behaviors, room=gone[0].policies if gone else None)
-        for old in self._kept:
-            old.age += 1
-            if self.keep == "parameters":
-                new.said.update(zip(old.own, log_densities(old.policies, new.trajectories), strict=True))
-                old.said.update(zip(new.own, log_densities(behaviors.policies, old.trajectories), strict=True))
-        self._kept = [new, *self._kept]
-        known = {number for entry in self._kept for number in entry.own}
-        for entry in self._kept:
-            entry.said = {number: said for number, said in entry.said.items() if number in known}
-        whole = joined(
-            [entry.trajectories for entry in self._kept],
-            said=[entry.said for entry in self._kept],
-            own=[entry.own for entry in self._kept],
-            ages=[entry.age for entry in self._kept],
-            complete=self.keep == "parameters",
+        gone = self._leave()
+        new = replace(
+            trajectories,
+            behavior_id=behaviors.lanes.to(trajectories.lane.device)[trajectories.lane],
+            age=torch.zeros_like(trajectories.lane),
         )
+        acted = behaviors.policies
+        if self.keep == "parameters":
+            own = new.behavior_log_prob[None] if len(acted) == 1 else log_densities(acted, new)
+            before = [policy for batch in self._kept for policy in batch.copies]
+            new = replace(new, log_densities=torch.cat([own, log_densities(before, new)]) if before else own)
+        batches = [new]
+        if (old := self._whole) is not None:
+            said = old.log_densities
+            batches += [
+                replace(
+                    old,
+                    behavior_id=old.behavior_id + len(acted),
+                    age=None if old.age is None else old.age + 1,
+                    log_densities=None if said is None else torch.cat([log_densities(acted, old), said]),
+                )
+            ]
+        copies = () if self.keep == "log_probabilities" else _copies(acted, gone.copies if gone else None)
+        columns, rows = new.num_columns, new.num_steps
+        self._kept.insert(0, _Kept(columns=columns, rows=rows, policies=len(acted), copies=copies))
+        whole = self._whole = joined(batches, rows=max(batch.rows for batch in self._kept))
         # Where the policy that learns acts as well, all its log-probabilities are known by now.
-        learner = next((place for place, each in enumerate(behaviors.policies) if each is self._policy), None)
+        learner = next((place for place, each in enumerate(acted) if each is self._policy), None)
         if learner is None or whole.log_densities is None:
             return whole
         return replace(whole, target_log_prob=whole.log_densities[learner])
 
     def metrics(self) -> Metrics:
         """Returns the batches and columns of the last estimate, and the batches dropped since the last report."""
-        columns = sum(entry.trajectories.num_columns for entry in self._kept)
+        columns = sum(batch.columns for batch in self._kept)
         dropped, self._dropped = self._dropped, 0
         return dict(zip(self.tags, (float(len(self._kept)), float(columns), float(dropped)), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns every batch that is kept, with the parameters of its policies."""
-        return {
-            "next": self._next,
-            "kept": [
-                {
-                    "trajectories": state_of(entry.trajectories),
-                    "policies": [policy.state_dict() for policy in entry.policies],
-                    "own": [entry.own.start, entry.own.stop],
-                    "said": dict(entry.said),
-                    "age": entry.age,
-                }
-                for entry in self._kept
-            ],
-        }
+        kept = [{**vars(batch), "copies": [policy.state_dict() for policy in batch.copies]} for batch in self._kept]
+        return {"whole": None if self._whole is None else state_of(self._whole), "kept": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts them back."""
-        self._next = state["next"]
+        self._whole = None if state["whole"] is None else trajectories_of(state["whole"])
         self._kept = []
         for saved in state["kept"]:
-            policies: Sequence[Any] = copy.deepcopy(self._behavior.acting().policies) if saved["policies"] else ()
-            for policy, tensors in zip(policies, saved["policies"], strict=True):
+            copies: Sequence[Any] = copy.deepcopy(self._behavior.acting().policies) if saved["copies"] else ()
+            for policy, tensors in zip(copies, saved["copies"], strict=True):
                 policy.load_state_dict(tensors)
-            self._kept.append(
-                _Kept(
-                    trajectories=trajectories_of(saved["trajectories"]),
-                    policies=policies,
-                    own=range(*saved["own"]),
-                    said={int(number): said for number, said in saved["said"].items()},
-                    age=saved["age"],
-                )
-            )
+            self._kept.append(_Kept(**{**saved, "copies": copies}))
 
-    def _entry(self, trajectories: Trajectories, behaviors: Behaviors, *, room: Sequence[Any] | None) -> _Kept:
-        """Returns the new batch with copies of its policies, written over those of a batch that left (`room`)."""
-        own = range(self._next, self._next + len(behaviors.policies))
-        self._next = own.stop
-        several = len(own) > 1
-        said = log_densities(behaviors.policies, trajectories) if several else trajectories.behavior_log_prob[None]
-        labelled = trajectories.labelled(behaviors.lanes.to(trajectories.lane.device)[trajectories.lane])
-        kept = _copies(behaviors.policies, room) if self.keep == "parameters" else ()
-        return _Kept(trajectories=labelled, policies=kept, own=own, said=dict(zip(own, said, strict=True)))
+    def _leave(self) -> _Kept | None:
+        """Forgets what is not to be joined with the next batch; returns the last batch that went."""
+        worth = self._worth() if self.min_ess > 0 else [1.0] * len(self._kept)
+        stay = [place for place, share in enumerate(worth) if share >= self.min_ess]
+        self._dropped += len(self._kept) - len(stay)
+        stay = stay[: self.batches - 1]
+        gone = next((batch for place, batch in enumerate(self._kept) if place not in stay), None)
+        if self._whole is not None and gone is not None:
+            self._whole = _part(self._whole, self._kept, stay) if stay else None
+            self._kept = [self._kept[place] for place in stay]
+        return gone
 
-    def _drop(self) -> None:
-        """Forgets batches that the policy which learns would hardly have sampled."""
-        before = len(self._kept)
-        self._kept = [entry for entry in self._kept if self._worth(entry) >= self.min_ess]
-        self._dropped += before - len(self._kept)
+    def _worth(self) -> list[float]:
+        """Returns the effective share of each batch's columns under the policy that learns, 0 to 1."""
+        if self._whole is None:
+            return []
+        log_prob = log_densities([self._policy], self._whole)[0]
+        ratio = torch.where(self._whole.mask, log_prob - self._whole.behavior_log_prob, 0.0).double().sum(dim=0)
+        return [
+            effective_sample_size(each) / len(each) if torch.isfinite(each).any() else 0.0
+            for each in ratio.split([batch.columns for batch in self._kept])
+        ]
 
-    def _worth(self, entry: _Kept) -> float:
-        """Returns the effective share of a batch's columns under the policy that learns, 0 to 1."""
-        batch = entry.trajectories
-        log_prob = log_densities([self._policy], batch)[0]
-        ratio = torch.where(batch.mask, log_prob - batch.behavior_log_prob, 0.0).double().sum(dim=0)
-        if not torch.isfinite(ratio).any():
-            return 0.0
-        return effective_sample_size(ratio) / len(ratio)
+
+def _part(whole: Trajectories, kept: Sequence[_Kept], stay: Sequence[int]) -> Trajectories:
+    """Returns the columns of the batches at `stay`, with the policies that acted there, numbered anew."""
+    columns = _places([batch.columns for batch in kept], stay)
+    policies = _places([batch.policies for batch in kept], stay)
+    part = whole.columns(columns)
+    number = torch.zeros(sum(batch.policies for batch in kept), dtype=torch.long, device=part.lane.device)
+    number[policies] = torch.arange(sum(kept[place].policies for place in stay), device=part.lane.device)
+    said = part.log_densities
+    return replace(part, behavior_id=number[part.behavior_id], log_densities=None if said is None else said[policies])
+
+
+def _places(sizes: Sequence[int], stay: Sequence[int]) -> slice | Tensor:
+    """Returns where the parts at `stay` lie: as a slice where the last ones go, so that nothing need be copied."""
+    ends = list(accumulate(sizes, initial=0))
+    if list(stay) == list(range(len(stay))):
+        return slice(0, ends[len(stay)])
+    return torch.cat([torch.arange(ends[place], ends[place + 1]) for place in stay])
 
 
 def _copies(policies: Sequence[Any], room: Sequence[Any] | None) -> Sequence[Any]:

@@ -128,8 +128,8 @@ def test_policies_are_asked_about_new_pairs_alone(monkeypatch: pytest.MonkeyPatc
     batch = batch_of(run.policy, LENGTHS[3], seed=3)
     asked.clear()
     run.window.extend(batch, run.behavior.acting())
-    # The new policy about the two batches that stay, and their policies about the new batch.
-    assert len(asked) == 2 * 2
+    # The new policy about the two batches that stay, at once, and their policies about the new batch.
+    assert len(asked) == 1 + 2
 
 
 def test_what_the_policy_that_learns_says_is_known_where_it_acted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_log_probabilities_alone_leave_no_mixture_and_keep_no_policy() -> None:
     run = Run(batches=3, keep="log_probabilities").go(4)
     assert run.joined[-1].log_densities is None
     assert run.joined[-1].behavior_id.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert all(not entry["policies"] for entry in run.window.state_dict()["kept"])
+    assert all(not entry["copies"] for entry in run.window.state_dict()["kept"])
 
 
 def test_batches_that_are_hardly_possible_any_more_are_dropped() -> None:
@@ -176,6 +176,25 @@ def test_batches_that_are_hardly_possible_any_more_are_dropped() -> None:
     assert run.joined[-1].num_columns == 4
     assert run.window.metrics() == {"reuse/batches": 1.0, "reuse/columns": 4.0, "reuse/dropped": 2.0}
     assert not run.window.unbiased and Run(batches=4).window.unbiased
+
+
+def test_a_batch_that_goes_from_the_middle_takes_its_policy_along() -> None:
+    run = Run(batches=4, min_ess=0.5)
+    usual = copy.deepcopy(run.policy.state_dict())
+    other = Run(batches=4)
+    for number, factor in enumerate((1.0, 40.0, 1.0)):
+        run.policy.load_state_dict({name: factor * value for name, value in usual.items()})
+        batch = batch_of(run.policy, LENGTHS[number], seed=number)
+        found = run.window.extend(batch, run.behavior.acting())
+        if factor == 1:
+            other.policy.load_state_dict(usual)
+            expected = other.window.extend(batch, other.behavior.acting())
+    assert run.window.metrics() == {"reuse/batches": 2.0, "reuse/columns": 8.0, "reuse/dropped": 1.0}
+    assert found.num_steps == max(*LENGTHS[0], *LENGTHS[2]) and expected.age is not None
+    expected = replace(expected, age=2 * expected.age)
+    for field in fields(Trajectories):
+        mine, its = getattr(found, field.name), getattr(expected, field.name)
+        assert torch.equal(mine, its) if isinstance(mine, torch.Tensor) else mine == its, field.name
 
 
 def test_batches_of_the_policy_as_it_is_are_kept() -> None:

@@ -49,9 +49,11 @@ def test_without_groups_all_begin_apart() -> None:
 
 def test_groups_of_several_batches_stay_apart() -> None:
     one, two = batches(2, "env.num_envs=4", "collect.episodes=4", "collect.group=2", "env.vectorization=sync")
-    zeros = {0: torch.zeros(())}
-    whole = joined([one, two], said=[zeros, zeros], own=[range(1), range(1)], ages=[0, 1], complete=False)
+    whole = joined([one, two], rows=max(one.num_steps, two.num_steps))
     assert whole.group is not None and whole.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    # Numbers that a batch which left had are given anew.
+    later = joined([one, whole.columns(slice(2, None))], rows=whole.num_steps)
+    assert later.group is not None and later.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.parametrize(

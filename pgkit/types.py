@@ -155,8 +155,9 @@ class Trajectories:
         """Returns the transitions at flat `index`, all the valid ones by default."""
         if index is None:
             return self._valid_rows
-        obs = map_observations(lambda x: x[:-1].flatten(0, 1)[index], self.obs)
-        return Rows(obs=obs, actions=self.actions.flatten(0, 1)[index], index=index)
+        # `index_select` reads whole rows, several times as fast as indexing.
+        obs = map_observations(lambda x: x[:-1].flatten(0, 1).index_select(0, index), self.obs)
+        return Rows(obs=obs, actions=self.actions.flatten(0, 1).index_select(0, index), index=index)
 
     @cached_property
     def _valid_rows(self) -> Rows:

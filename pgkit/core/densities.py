@@ -44,8 +44,8 @@ def log_prob_of_rows(law: Density, trajectories: Trajectories) -> Tensor:
     result = trajectories.behavior_log_prob.new_zeros(trajectories.mask.numel())
     by_hand = law.by_hand() if hasattr(law, "by_hand") else None
     if by_hand is not None:
-        result[rows.index] = by_hand.log_prob(by_hand.rows(rows.obs, rows.actions)).to(result.dtype)
-        return result.reshape(trajectories.mask.shape)
+        found = by_hand.log_prob(by_hand.rows(rows.obs, rows.actions)).to(result.dtype)
+        return result.scatter_(0, rows.index, found).reshape(trajectories.mask.shape)
     with torch.no_grad():
         for start in range(0, len(rows.index), BLOCK):
             block = slice(start, start + BLOCK)

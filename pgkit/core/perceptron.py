@@ -155,6 +155,12 @@ class Evaluation:
                 into += share
 
 
+def picked(values: Array, index: Array | slice) -> Array:
+    """Returns some rows of an array: views of a slice; otherwise copies, whole rows at a time as indexing does not."""
+    result: Array = values[index] if isinstance(index, slice) else values.take(index, axis=0)
+    return result
+
+
 def _view(tensor: Tensor) -> Array:
     return tensor.detach().numpy()
 

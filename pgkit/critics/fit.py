@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pgkit.core.division import Division
 from pgkit.core.flat_gradient import FlatGradient
-from pgkit.core.perceptron import Perceptron
+from pgkit.core.perceptron import Perceptron, picked
 
 Chosen = Callable[[Tensor, Tensor], Tensor]
 """(outputs `[M, K]` of rows, their numbers `[M]`) -> the ones `[M]` that are fitted."""
@@ -96,7 +96,7 @@ class LeastSquares:
     def _by_hand(self, perceptron: Perceptron, rows: Fitted, index: Tensor, of: int) -> Tensor:
         inputs, goal, weight = rows.arrays
         taken = index.numpy()
-        evaluation = perceptron.evaluate(inputs[taken])
+        evaluation = perceptron.evaluate(picked(inputs, taken))
         errors = slopes = evaluation.outputs[:, 0] - goal[taken]
         held = rows.held(torch.from_numpy(evaluation.outputs[:, 0]), index)
         if held is not None:

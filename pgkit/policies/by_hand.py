@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgkit.core.encoder import Encoder
-from pgkit.core.perceptron import Evaluation, Perceptron
+from pgkit.core.perceptron import Evaluation, Perceptron, picked
 from pgkit.policies.categorical import Categorical
 from pgkit.policies.gaussian import DiagonalGaussian
 from pgkit.policies.law import Array, Law
@@ -118,8 +118,8 @@ class ByHand:
 
     def read(self, rows: Rows, index: Array | slice) -> ReadRows:
         """Returns what the policy, as it is now, says of some of the rows."""
-        evaluation = self._perceptron.evaluate(rows.features[index])
-        return ReadRows(evaluation, self._read(evaluation.outputs, rows.actions[index]), self.num_parameters)
+        evaluation = self._perceptron.evaluate(picked(rows.features, index))
+        return ReadRows(evaluation, self._read(evaluation.outputs, picked(rows.actions, index)), self.num_parameters)
 
     def log_prob(self, rows: Rows) -> Tensor:
         """Returns log π(a|s) `[M]` of all the rows, which nobody will differentiate."""

@@ -92,17 +92,22 @@ class PolicyObjective:
         gradient = self.coefficients.new_zeros(sum(each.numel() for each in self._trained.values()))
         value: float | Tensor = 0.0
         entropy: float | Tensor = 0.0
-        if self._by_hand is None or not plain or len(self.valid) == 0:
+        policy = self._by_hand
+        if policy is None or not plain or len(self.valid) == 0:
             for part in self.parts(rows):
                 gradient = gradient + flat_gradient(part.value, self._trained)
                 value, entropy = value + part.value.detach().double(), entropy + part.entropy.detach().double()
             return Ascent(gradient=gradient, value=value, entropy=entropy)
         bonus = self.entropy_coefficient / self.num_samples
-        for block in (self.valid if rows is None else rows).split(BLOCK):
-            scored, coefficients = self.scored(block), self.coefficients[block] / self.num_samples
-            gradient = gradient + scored.gradient(coefficients, bonus)
-            spread = float(scored.entropy.sum())
-            value += float(coefficients @ scored.log_prob) + bonus * spread
+        taken = self.trajectories.rows(self.everything if rows is None else rows)
+        seen = policy.rows(taken.obs, taken.actions)
+        coefficients = self.coefficients.index_select(0, taken.index) / self.num_samples
+        for start in range(0, len(coefficients), BLOCK):
+            block = slice(start, start + BLOCK)
+            read, weight = policy.read(seen, block), coefficients[block]
+            gradient += read.gradient(weight, bonus)
+            spread = float(read.entropy.sum())
+            value += float(weight @ read.log_prob) + bonus * spread
             entropy += spread / len(self.valid)
         return Ascent(gradient=gradient, value=value, entropy=entropy)
 
@@ -141,16 +146,16 @@ class PolicyObjective:
 
     def scored(self, rows: Tensor) -> ScoredRows:
         """Returns flat rows as the policy sees them now, by hand-written derivatives where the policy has some."""
-        if self._by_hand is None:
+        policy = self._by_hand
+        if policy is None:
             terms = self.terms(rows)
             log_prob, entropy, gradient = terms.log_prob.detach(), terms.entropy.detach(), self._gradient_of(terms)
         else:
-            policy, everything = self._by_hand
-            read = policy.read(everything, rows.numpy())
+            read = policy.read(self._everything, rows.numpy())
             log_prob, entropy, gradient = read.log_prob, read.entropy, read.gradient
         return ScoredRows(
             log_prob=log_prob,
-            behavior_log_prob=self.trajectories.behavior_log_prob.reshape(-1)[rows],
+            behavior_log_prob=self.trajectories.behavior_log_prob.reshape(-1).index_select(0, rows),
             entropy=entropy,
             index=rows,
             num_samples=self.num_samples * len(rows) / max(len(self.valid), 1),
@@ -158,13 +163,16 @@ class PolicyObjective:
         )
 
     @cached_property
-    def _by_hand(self) -> tuple[Any, Any] | None:
-        """The policy in numpy and all rows as it reads them; None where autograd is the way."""
-        policy = self.policy.by_hand() if hasattr(self.policy, "by_hand") else None
-        if policy is None:
-            return None
+    def _by_hand(self) -> Any | None:
+        """The policy in numpy; None where autograd is the way."""
+        return self.policy.by_hand() if hasattr(self.policy, "by_hand") else None
+
+    @cached_property
+    def _everything(self) -> Any:
+        """All rows of the batch, padding too, as the policy in numpy reads them."""
+        assert self._by_hand is not None
         obs = map_observations(lambda x: x[:-1].flatten(0, 1), self.trajectories.obs)
-        return policy, policy.rows(obs, self.trajectories.actions.flatten(0, 1))
+        return self._by_hand.rows(obs, self.trajectories.actions.flatten(0, 1))
 
     def _gradient_of(self, terms: RowTerms) -> Callable[[Tensor, float], Tensor]:
         def gradient(coefficients: Tensor, entropy: float) -> Tensor:
@@ -204,7 +212,7 @@ class PolicyObjective:
 
     def _value(self, rows: Rows, num_samples: float) -> ObjectiveValue:
         parameters = law_parameters(self.policy, self.trajectories, rows)
-        coefficients = self.coefficients[rows.index]
+        coefficients = self.coefficients.index_select(0, rows.index)
         terms = self._terms(self.policy.law, parameters, rows.actions)
         surrogate = score.surrogate(terms, coefficients, num_samples=num_samples)
         if self.correction is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, final
 
 import numpy as np
@@ -37,7 +38,7 @@ class Encoder(nn.Module):
         self.features = 0
         for name, leaf in self.leaves.items():
             self.places[name] = slice(self.features, self.features + _width(leaf))
-            self.features += _width(leaf)
+            self.features = self.places[name].stop
         for name, initial in (("mean", torch.zeros), ("squares", torch.zeros)):
             self.register_buffer(name, initial(self.features, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -89,14 +90,14 @@ def _width(space: spaces.Space[Any]) -> int:
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):
         return int(space.nvec.sum())
-    return int(np.prod(space.shape or ()))
+    return math.prod(space.shape or ())
 
 
 def _encode(x: Tensor, space: spaces.Space[Any], dtype: torch.dtype) -> Tensor:
     if isinstance(space, spaces.Discrete):
         return _one_hot(x.long() - int(space.start), int(space.n), dtype)
     lead = x.shape[: x.dim() - len(space.shape or ())]
-    flat = x.reshape(*lead, int(np.prod(space.shape or ())))  # a batch may have no row that counts
+    flat = x.reshape(*lead, math.prod(space.shape or ()))  # a batch may have no row that counts
     if isinstance(space, spaces.MultiDiscrete):
         counts = space.nvec.reshape(-1).tolist()
         starts = space.start.reshape(-1).tolist()

@@ -14,4 +14,5 @@ def overwritten(module: nn.Module, other: nn.Module) -> nn.Module:
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    parts = (entries for part in module.modules() for entries in (part._parameters, part._buffers))
+    return [tensor for entries in parts for tensor in entries.values() if tensor is not None]

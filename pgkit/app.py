@@ -25,6 +25,7 @@ from pgkit.config import check, compose, expand
 from pgkit.errors import RunFault, UsageError
 from pgkit.jobs import Task, run_one, run_sweep, say, start_hydra
 from pgkit.ranks import num_processes, rank
+from pgkit.run.garbage import collection_paused
 from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force, without_sweeps
 from pgkit.schema.values import suggestion
 
@@ -90,7 +91,8 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     for job in jobs:
         _check_folder(job.folder, writes=job.own.output_subdir is not None)
     for config in {str({**job.config, "seed": 0}): job.config for job in reversed(jobs)}.values():
-        dry(config, trusted)
+        with collection_paused():
+            dry(config, trusted)
     if rank() > 0:  # the first process has the folder, and Hydra
         task(jobs[0].config, jobs[0].folder)
         return 0

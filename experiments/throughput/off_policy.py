@@ -14,6 +14,7 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -78,20 +79,23 @@ def measured(episodes: int, rounds: int) -> dict[str, list[float]]:
         with torch.no_grad():
             return policy.log_prob(rows.obs, rows.actions)
 
-    reuse, balance = "`reuse=window`: the new batch, asked of and by 7 old policies, and joined", "`weights=balance`"
+    unasked = replace(joined, target_log_prob=None)
+    known = "`weights=balance` of what a window has joined, which has asked the policy that learns"
+    reuse = "`reuse=window`: the new batch, asked of and by 7 old policies, and joined"
     things: dict[str, Callable[[], object]] = {
-        "`weights=trajectory`": lambda: Trajectory().log_weight(policy, joined),
-        "`weights=per_decision`": lambda: PerDecision().log_weight(policy, joined),
-        balance: lambda: Balance().log_weight(policy, joined),
-        "`weights=balance weights.per_decision=true`": lambda: Balance(per_decision=True).log_weight(policy, joined),
-        "`weights=power_heuristic`": lambda: PowerHeuristic().log_weight(policy, joined),
+        "`weights=trajectory`": lambda: Trajectory().log_weight(policy, unasked),
+        "`weights=per_decision`": lambda: PerDecision().log_weight(policy, unasked),
+        "`weights=balance`": lambda: Balance().log_weight(policy, unasked),
+        "`weights=balance weights.per_decision=true`": lambda: Balance(per_decision=True).log_weight(policy, unasked),
+        "`weights=power_heuristic`": lambda: PowerHeuristic().log_weight(policy, unasked),
+        known: lambda: Balance().log_weight(policy, joined),
         reuse: lambda: window.extend(newest, acting),
     }
     ratios: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         unit = timed(lambda: forward(one), 25) * POLICIES
         found = {name: timed(function, 5) / unit for name, function in things.items()}
-        found["window and balance together"] = found[balance] + found[reuse]
+        found["the last two together"] = found[known] + found[reuse]
         for name, ratio in found.items():
             ratios[name].append(ratio)
     return ratios

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from pgkit.run.garbage import start_set_aside
+from pgkit.run.garbage import collection_paused, start_set_aside
 
 pytestmark = pytest.mark.exact
 
@@ -31,6 +31,29 @@ def test_what_was_there_is_set_aside_and_what_is_new_is_collected() -> None:
     assert gc.get_freeze_count() == 0
     gc.collect()
     assert old() is None
+
+
+def test_what_an_earlier_run_left_is_gone_when_the_next_one_starts() -> None:
+    with start_set_aside():
+        left = weakref.ref(Ring())
+    gc.disable()
+    try:
+        with start_set_aside():
+            assert left() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_pause_ends_as_it_began(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(ValueError, match="stop"), collection_paused():
+            assert not gc.isenabled()
+            raise ValueError("stop")
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_it_is_looked_at_again_after_a_failure() -> None:

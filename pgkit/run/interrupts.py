@@ -21,7 +21,8 @@ class Interrupts:
     """Turns the first SIGINT or SIGTERM into a request that a loop can honour between two updates.
 
     `requested` says whether one came, `number` which; a second one raises KeyboardInterrupt on the spot. With
-    `patient` it has to be of the same kind: `torchrun` follows up a Ctrl-C, which all processes hear, with SIGTERM.
+    `patient` it has to be of the same kind: `torchrun` follows up a Ctrl-C, which all processes hear, with SIGTERM. It
+    sends that too once one process failed: another that fails as well then has the time to say why.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -44,8 +45,10 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        failed = isinstance(error, Exception)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            ending = self._patient and failed and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if ending else handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and (number == self.number or not self._patient):

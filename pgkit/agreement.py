@@ -91,6 +91,9 @@ def refuse_other_weights(parts: Parts) -> None:
         raise UsageError(
             f"weights: {_name(parts.weights)} of kind {kind}, expected {weighs} for {_name(parts.returns)}"
         )
+    cut = getattr(parts.weights, "truncate", None)
+    if cut is not None and getattr(parts.returns, "needs_whole_ratios", False):
+        raise UsageError(f"weights.truncate: {cut} with {_name(parts.returns)}, expected null")
     if parts.weights.reach == "all" and parts.estimator.controlled:
         # It is fitted to the other columns, and which policies drew them differs from column to column.
         raise UsageError(f"estimator.control_variate: with {_name(parts.weights)}, expected none or weights=trajectory")

@@ -23,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 import pgkit
 from pgkit.config import check, compose, expand
 from pgkit.errors import RunFault, UsageError
+from pgkit.garbage import loading
 from pgkit.jobs import Task, run_one, run_sweep, say, start_hydra
 from pgkit.ranks import num_processes, rank
-from pgkit.run.garbage import collection_paused
 from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force, without_sweeps
 from pgkit.schema.values import suggestion
 
@@ -91,7 +91,7 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     for job in jobs:
         _check_folder(job.folder, writes=job.own.output_subdir is not None)
     for config in {str({**job.config, "seed": 0}): job.config for job in reversed(jobs)}.values():
-        with collection_paused():
+        with loading():
             dry(config, trusted)
     if rank() > 0:  # the first process has the folder, and Hydra
         task(jobs[0].config, jobs[0].folder)

@@ -25,7 +25,6 @@ from pgkit.reporting.more_advice import weights
 from pgkit.run import journal as journals
 from pgkit.run.checkpoint import SavedPolicy
 from pgkit.run.closing import closing_block, header_line
-from pgkit.run.garbage import start_set_aside
 from pgkit.run.interrupts import Interrupts
 from pgkit.run.journal import Journal
 from pgkit.run.keeping import Keeper, first_not_finite
@@ -61,7 +60,6 @@ def follow(config: DictConfig, learn: Learn, world: World) -> None:
     torch.set_num_threads(1)
     with (
         threadpool_limits(limits=1),
-        start_set_aside(),
         Interrupts(patient=True) as interrupts,
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
     ):

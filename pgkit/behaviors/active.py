@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pgkit.behaviors.base import LaneBehavior, copied
+from pgkit.core.module_state import overwritten
 from pgkit.core.unrolling import law_parameters, mean_divergence
 from pgkit.errors import UsageError
 from pgkit.options import Count, Positive
@@ -60,8 +61,7 @@ class Active(LaneBehavior):
         if coefficients.ndim > 2 or factors.scores is None:
             raise UsageError("behavior: active with several terms a row, expected estimator=score_function")
         lengths = torch.cat([rows[0].norm(dim=1) for _, rows in factors.scores.gradients(coefficients[None])])
-        with torch.no_grad():
-            torch._foreach_copy_(_tensors(self._other), _tensors(self.policy))
+        overwritten(self._other, self.policy)
         if not lengths.sum() > 0:
             return dict.fromkeys(self.tags)
         # Less the mean share of what counts: E[∇log p] = 0, a baseline of the cross-entropy's own score function.
@@ -89,7 +89,3 @@ class Active(LaneBehavior):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts it back."""
         self._other.load_state_dict(state["policy"])
-
-
-def _tensors(module: torch.nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]

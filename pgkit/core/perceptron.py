@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor, nn
@@ -46,19 +45,10 @@ class Perceptron:
 
     @classmethod
     def of(cls, network: nn.Module) -> Perceptron | None:
-        """Returns the network's twin in numpy; None where it is another kind of network, frozen, or not on the CPU.
-
-        The twin is the same for as long as the parameters stay where they are.
-        """
+        """Returns the network's twin in numpy; None where it is another kind of network, frozen, or not on the CPU."""
         if type(network) is not nn.Sequential or not len(network) % 2:
             return None
         layers = list(network)
-        # What a twin looks at stays alive with it, so that nothing else can come to lie at the same place.
-        held = [each for layer in layers for each in layer._parameters.values() if each is not None]
-        seen = layers, [(each.data_ptr(), each.requires_grad) for each in held]
-        known = _TWINS.get(network)
-        if known is not None and known[0] == seen:
-            return known[1]
         linear, between = layers[::2], {type(layer) for layer in layers[1::2]}
         plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
         if not plain or len(between) > 1 or not between <= set(_ACTIVATIONS):
@@ -66,9 +56,7 @@ class Perceptron:
         parameters = [each for layer in linear for each in (layer.weight, layer.bias)]
         if any(not p.requires_grad or p.device.type != "cpu" or not p.is_contiguous() for p in parameters):
             return None
-        twin = cls(network)
-        _TWINS[network] = seen, twin
-        return twin
+        return cls(network)
 
     def run(self, inputs: Array, outputs: Sequence[Array]) -> Array:
         """Writes the outputs of every layer, activated but for the last, into `outputs`, and returns the last.
@@ -140,12 +128,6 @@ class Perceptron:
                 ahead, room = self._spare[index - 1][:, :count]
                 delta = np.dot(delta, weight, out=ahead)
                 delta *= slopes[index - 1](room)
-
-
-_TWINS: WeakKeyDictionary[nn.Module, tuple[tuple[list[nn.Module], list[tuple[int, bool]]], Perceptron]] = (
-    WeakKeyDictionary()
-)
-"""Twins by their network, with what they were made of."""
 
 
 @final

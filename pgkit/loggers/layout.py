@@ -143,7 +143,8 @@ def place(tag: str) -> tuple[str, str]:
 
 def with_intervals(tags: Collection[str]) -> list[str]:
     """Returns those tags that have a lower and an upper end among the others."""
-    return [tag for tag in tags if f"{tag}_low" in tags and f"{tag}_high" in tags]
+    known = frozenset(tags)
+    return [tag for tag in tags if f"{tag}_low" in known and f"{tag}_high" in known]
 
 
 def custom_scalars_layout(tags: Sequence[str]) -> layout_pb2.Layout:
@@ -153,6 +154,7 @@ def custom_scalars_layout(tags: Sequence[str]) -> layout_pb2.Layout:
     """
     written = list(dict.fromkeys(place(tag)[1] for tag in tags))
     written += [f"{tag}_point" for tag in with_intervals(written)]
+    known = frozenset(written)
     named = {tag for _, charts in (*FIRST, *LAST) for chart in charts for tag in _drawn(chart)}
     others: dict[str, list[Chart]] = {}
     for tag in written:
@@ -162,7 +164,7 @@ def custom_scalars_layout(tags: Sequence[str]) -> layout_pb2.Layout:
     pages: dict[str, list[layout_pb2.Chart]] = {}
     for title, charts in (*FIRST, *others.items(), *LAST):
         for chart in charts:
-            present = [tag for tag in _drawn(chart) if tag in written]
+            present = [tag for tag in _drawn(chart) if tag in known]
             if chart.interval and len(present) == len(_drawn(chart)):
                 pages.setdefault(title, []).append(_margin(chart))
             elif present:  # one end of an interval alone is a line

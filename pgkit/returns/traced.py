@@ -146,12 +146,13 @@ class TreeBackup(ActionTraced):
     """
 
     needs_finite_actions = True
+    needs_whole_ratios = True
 
     def __init__(self, *, gamma: Fraction, lam: Fraction = 1.0, scale_rewards: bool = False) -> None:
         super().__init__(gamma=gamma, lam=lam, scale_rewards=scale_rewards)
 
     def trace(self, trajectories: Trajectories, log_ratio: Tensor) -> Tensor:
-        """Returns λ π(a|s)."""
+        """Returns λ π(a|s), which is the ratio times what the behaviour said."""
         if trajectories.actions.is_floating_point():
             raise UsageError("returns: tree_backup with continuous actions, expected retrace or q_lambda")
         log_prob = log_ratio + torch.where(trajectories.mask, trajectories.behavior_log_prob, 0.0)

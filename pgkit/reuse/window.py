@@ -54,7 +54,7 @@ class Window:
         *,
         policy: Policy,
         behavior: Behavior,
-        batches: Annotated[int, Range(least=2)] = 4,
+        batches: Annotated[int, Range(least=2, most=1000)] = 4,
         keep: Literal["parameters", "log_probabilities"] = "parameters",
         min_ess: Fraction = 0.0,
     ) -> None:
@@ -114,12 +114,13 @@ class Window:
     def state_dict(self) -> dict[str, Any]:
         """Returns every batch that is kept, with the parameters of its policies."""
         kept = [{**vars(batch), "copies": [policy.state_dict() for policy in batch.copies]} for batch in self._kept]
-        return {"whole": None if self._whole is None else state_of(self._whole), "kept": kept}
+        whole = None if self._whole is None else state_of(self._whole)
+        return {"whole": whole, "kept": kept, "dropped": self._dropped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts them back."""
         self._whole = None if state["whole"] is None else trajectories_of(state["whole"])
-        self._kept = []
+        self._kept, self._dropped = [], state["dropped"]
         for saved in state["kept"]:
             copies: Sequence[Any] = copy.deepcopy(self._behavior.acting().policies) if saved["copies"] else ()
             for policy, tensors in zip(copies, saved["copies"], strict=True):
@@ -127,7 +128,7 @@ class Window:
             self._kept.append(_Kept(**{**saved, "copies": copies}))
 
     def _leave(self) -> _Kept | None:
-        """Forgets what is not to be joined with the next batch; returns the last batch that went."""
+        """Forgets what is not to be joined with the next batch; returns one that went."""
         worth = self._worth() if self.min_ess > 0 else [1.0] * len(self._kept)
         stay = [place for place, share in enumerate(worth) if share >= self.min_ess]
         self._dropped += len(self._kept) - len(stay)

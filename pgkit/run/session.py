@@ -14,7 +14,6 @@ from pgkit.loggers.group import LoggerGroup
 from pgkit.protocols import Logger
 from pgkit.ranks import num_processes
 from pgkit.run.folder import RunFolder, write_json
-from pgkit.run.garbage import start_set_aside
 from pgkit.run.interrupts import Interrupts
 from pgkit.run.progress import Progress
 from pgkit.run.record import Clock
@@ -84,12 +83,7 @@ def hold(make: Callable[[], Job], path: Path, *, settings: Mapping[str, Any], ov
     # a second seed.
     torch.set_num_threads(1)
     job = make()
-    with (
-        threadpool_limits(limits=1),
-        start_set_aside(),
-        RunFolder(path) as folder,
-        Interrupts(patient=num_processes() > 1) as interrupts,
-    ):
+    with threadpool_limits(limits=1), RunFolder(path) as folder, Interrupts(patient=num_processes() > 1) as interrupts:
         progress = job.progress()
         loggers = LoggerGroup(job.loggers(folder.path), warn=progress.print)
         session = Session(folder, interrupts, progress, loggers)

@@ -112,7 +112,7 @@ class PowerHeuristic(MixtureWeights):
     def __init__(
         self,
         *,
-        exponent: Positive = 2.0,
+        exponent: Annotated[float, Range(above=0, most=100)] = 2.0,
         per_decision: bool = False,
         defensive: Share | None = None,
         self_normalise: bool = False,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -93,37 +90,6 @@ def test_it_follows_changes_in_place_and_moments_far_out_stay_finite() -> None:
     np.testing.assert_allclose(evaluation.outputs, network(inputs).detach().numpy(), rtol=1e-12)
     evaluation.gradient(np.ones((5, 2)), found)
     assert np.isfinite(found).all()
-
-
-def rounded(network: nn.Sequential) -> None:
-    network.to(torch.float32)
-
-
-def replaced(network: nn.Sequential) -> None:
-    network[0].bias = nn.Parameter(torch.ones(4))
-
-
-def moved(network: nn.Sequential) -> None:
-    network[2].weight.data = network[2].weight.data * 2
-
-
-def bent(network: nn.Sequential) -> None:
-    network[1] = nn.ReLU()
-
-
-@pytest.mark.parametrize("change", [rounded, replaced, moved, bent], ids=lambda change: change.__name__)
-def test_a_network_keeps_its_twin_until_something_else_takes_a_place_in_it(
-    change: Callable[[nn.Sequential], None],
-) -> None:
-    network = network_of("tanh", [4])
-    twin, other = Perceptron.of(network), Perceptron.of(copy.deepcopy(network))
-    assert twin is not None and Perceptron.of(network) is twin and other is not twin
-    change(network)
-    changed, inputs = Perceptron.of(network), torch.randn(5, 3, dtype=next(network.parameters()).dtype)
-    assert changed is not None and changed is not twin
-    np.testing.assert_allclose(changed.outputs(inputs.numpy()), network(inputs).detach().numpy(), atol=1e-5)
-    network[0].weight.requires_grad_(False)
-    assert Perceptron.of(network) is None
 
 
 def frozen() -> nn.Module:

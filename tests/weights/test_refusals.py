@@ -20,6 +20,8 @@ REFUSED = {
     "weights=balance weights.defensive=1": "weights.defensive: 1, expected a number above 0 and below 1",
     "weights=trajectory weights.power_mean=0": "weights.power_mean: 0, expected a number above 0 and below 1",
     "weights=trajectory weights.truncate=-1": "weights.truncate: -1, expected a number above 0",
+    "weights=power_heuristic weights.exponent=1e308": "weights.exponent: 1e+308, expected a number at most 100 and",
+    "weights=balance reuse=window reuse.batches=100000": "reuse.batches: 100000, expected an integer at least 2 a",
     "weights=constant_mixture weights.decay=1.5": "weights.decay: 1.5, expected a number at most 1 and above 0",
 }
 
@@ -36,6 +38,14 @@ def test_a_control_variate_of_score_sums_knows_nothing_of_strata() -> None:
     with pytest.raises(UsageError, match=r"^estimator.control_variate: with Balance, expected none or weights=traj"):
         assemble(configuration("env=CartPole", *typed))
     assemble(configuration("env=CartPole", "weights=trajectory", *typed[1:]))
+
+
+def test_a_trace_that_is_a_probability_is_read_out_of_whole_ratios() -> None:
+    typed = ("env=CartPole", "agent=a2c", "critic=action_value", "weights=one_step")
+    with pytest.raises(UsageError, match=r"^weights.truncate: 0.5 with TreeBackup, expected null"):
+        assemble(configuration(*typed, "returns=tree_backup", "weights.truncate=0.5"))
+    assemble(configuration(*typed, "returns=tree_backup"))
+    assemble(configuration(*typed, "returns=retrace", "weights.truncate=0.5"))
 
 
 def test_a_plug_in_that_the_schema_does_not_know_is_held_to_what_it_says() -> None:

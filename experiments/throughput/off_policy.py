@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from pgkit.experience import Behaviors
@@ -107,7 +108,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    large, small = measured(16, rounds), measured(2, rounds)
+    with threadpool_limits(limits=1):  # numpy's threads are not torch's
+        large, small = measured(16, rounds), measured(2, rounds)
     print("| what | 2,048 steps of each policy | 2,048 steps in all |\n|---|---|---|")
     for name in large:
         cells = [f"{median(of[name]):.2f} [{min(of[name]):.2f}, {max(of[name]):.2f}]" for of in (large, small)]

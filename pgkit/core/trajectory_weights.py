@@ -29,10 +29,11 @@ def action_log_ratio(log_target: Tensor, log_behavior: Tensor, mask: Tensor) -> 
     Raises: RunFault for log-probabilities of nan or inf.
     """
     expect("T N .", log_target=log_target, mask=mask)
-    target, behavior = (torch.where(mask, each, 0.0).double() for each in (log_target, log_behavior))
-    ratio = target - behavior
-    if ratio.isfinite().all():
+    ratio = torch.where(mask, log_target.double() - log_behavior, 0.0)
+    # A sum is finite where all of it is: one walk through what may be K times the batch.
+    if ratio.sum().isfinite():
         return ratio
+    target, behavior = (torch.where(mask, each, 0.0).double() for each in (log_target, log_behavior))
     for name, each in (("log_prob", target), ("behavior_log_prob", behavior)):
         if each.isnan().any() or (each == torch.inf).any():
             word = "nan" if each.isnan().any() else "inf"
@@ -59,12 +60,12 @@ def cumulated(log_ratio: Tensor, *, per_decision: bool) -> Tensor:
     A target probability of 0 once is a weight of 0 from there on, whatever the other ratios say.
     Shapes: `[…, T, N]`; the result alike, or `[…, 1, N]`.
     """
+    total = log_ratio.cumsum(dim=-2) if per_decision else log_ratio.sum(dim=-2, keepdim=True)
+    if total[..., -1:, :].isfinite().all():  # what is infinite anywhere is so in the last row
+        return total
     impossible = log_ratio == -torch.inf
-    if per_decision:
-        total = log_ratio.cumsum(dim=-2)
-        return torch.where(impossible.cumsum(dim=-2) > 0, -torch.inf, total) if impossible.any() else total
-    total = log_ratio.sum(dim=-2, keepdim=True)
-    return torch.where(impossible.any(dim=-2, keepdim=True), -torch.inf, total)
+    before = impossible.cumsum(dim=-2) > 0 if per_decision else impossible.any(dim=-2, keepdim=True)
+    return torch.where(before, -torch.inf, total)
 
 
 def mixture_shares(

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pgkit.errors import RunFault, UsageError
 from pgkit.garbage import loading
 from pgkit.jobs import Task, run_one, run_sweep, say, start_hydra
 from pgkit.ranks import num_processes, rank
+from pgkit.run.interrupts import Ending, Interrupts
 from pgkit.schema.overrides import forced_keys, quoted, trusted_packages, with_force, without_sweeps
 from pgkit.schema.values import suggestion
 
@@ -40,7 +42,9 @@ def run_app(config_name: str, *, dry: Dry, task: Task) -> None:
     where an error was raised.
     """
     try:
-        code = _run(config_name, dry, task)
+        # A launcher ends all processes once one failed: this one then has the time to find the same fault and name it.
+        with Interrupts(patient=True) if num_processes() > 1 else nullcontext() as asked:
+            code = _run(config_name, dry, task, asked)
     except (UsageError, RunFault) as error:
         if os.environ.get("PGKIT_TRACEBACK") == "1":
             traceback.print_exc()
@@ -62,7 +66,7 @@ class _Job:
     folder: Path
 
 
-def _run(config_name: str, dry: Dry, task: Task) -> int:
+def _run(config_name: str, dry: Dry, task: Task, asked: Ending | None) -> int:
     if "--version" in sys.argv[1:]:
         print(f"pgkit {pgkit.__version__}")
         return 0
@@ -93,6 +97,8 @@ def _run(config_name: str, dry: Dry, task: Task) -> int:
     for config in {str({**job.config, "seed": 0}): job.config for job in reversed(jobs)}.values():
         with loading():
             dry(config, trusted)
+    if asked is not None and asked.requested:
+        raise KeyboardInterrupt
     if rank() > 0:  # the first process has the folder, and Hydra
         task(jobs[0].config, jobs[0].folder)
         return 0

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
-    "types expectation experience scoring protocols action_values objectives snapshot options errors ranks schema "
-    "config",
+    "types expectation experience scoring protocols action_values objectives snapshot options errors ranks "
+    "garbage schema config",
     "core",
     "behaviors reuse estimators baselines critics weights returns updates policies diagnostics loggers simulators",
     "rl vi blackbox",
